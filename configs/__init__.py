@@ -1,0 +1,1 @@
+"""One file per experiment: only its differences from gve_jax.config."""

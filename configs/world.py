@@ -1,0 +1,39 @@
+"""The embedded default: a small encoder on the procedural world, in minutes on a CPU.
+
+python -m gve_jax.train --config=configs/world.py --workdir=runs/quickstart/train
+"""
+
+import ml_collections
+
+from gve_jax.config import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = default_config()
+    c.data.pairs = "runs/quickstart/world/train"
+    c.data.batch_size = 64
+    c.preprocess.cache_dir = "runs/quickstart/cache"
+    c.preprocess.vocab_size = 2048
+    # The world's 168 x 168 pixels become 84 x 84: 9 visual tokens a frame pair.
+    c.preprocess.min_pixels = 84 * 84
+    c.preprocess.max_pixels = 84 * 84
+    c.preprocess.max_tokens = 512
+    c.preprocess.token_buckets = (64, 128, 256, 512)
+    c.preprocess.exact_grids = ((1, 6, 6), (4, 6, 6))
+
+    c.model.trainable = "all"
+    c.model.scan = False
+    c.model.vision.update(
+        depth=3, hidden_size=64, intermediate_size=128, num_heads=4,
+        fullatt_block_indexes=(2,),
+    )  # fmt: skip
+    c.model.text.update(
+        num_hidden_layers=3, hidden_size=128, intermediate_size=256,
+        num_attention_heads=4, num_key_value_heads=2, mrope_section=(4, 6, 6),
+    )  # fmt: skip
+
+    c.loss.temperature = 0.05
+    c.optim.update(peak_lr=2e-3, warmup_steps=50, weight_decay=0.05)
+    c.train.update(steps=600, log_every=10, checkpoint_every=200)
+    c.embed.batch_size = 64
+    return c

@@ -1,0 +1,1 @@
+"""V-SynFlow: from raw videos to a universal training set. Never imports jax."""

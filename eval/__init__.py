@@ -1,0 +1,1 @@
+"""UVRB: the universal video retrieval benchmark."""

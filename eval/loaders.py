@@ -1,0 +1,206 @@
+"""Reads UVRB folders: NAME/jsonl/{corpus,queries,instances}.jsonl beside the media.
+
+Tolerant of what varies between releases (absent, empty and null fields; `videos/` in
+the path or not; the archive's inner folders), strict about what would falsify a score
+(unknown ids, duplicates, queries without an answer). The form of candidate lists in
+the real MS-TI and MS-TV files is not known: every spelling below is accepted, and
+this path is unverified against them.
+"""
+
+import collections
+import json
+import logging
+import pathlib
+
+import numpy as np
+
+from eval import uvrb
+from eval.datasets import RetrievalSet
+from gve_jax.types import Item, UserError
+
+_CANDIDATES = ("candidates", "candidate_list")
+_NEGATIVES = ("neg", "negatives")
+_MEDIA = {"video": "videos", "image": "images"}
+_KEYS = {
+    "corpus": {"id", "text", "image", "video"},
+    "queries": {"id", "text", "image", "video"},
+    "instances": {"qid", "pos", *_CANDIDATES, *_NEGATIVES},
+}
+
+
+def names(selected: tuple[str, ...] | list[str]) -> list[str]:
+    """The datasets to run, in the benchmark's order; none selected means all.
+
+    Raises UserError if a name is unknown.
+    """
+    unknown = [n for n in selected if n not in uvrb.DATASETS]
+    if unknown:
+        raise UserError(
+            f"--datasets: no dataset {unknown[0]!r} in UVRB; "
+            f"choose from {', '.join(uvrb.DATASETS)}"
+        )
+    return [n for n in uvrb.DATASETS if not selected or n in selected]
+
+
+def load(root: str, name: str) -> RetrievalSet:
+    """Reads one dataset.
+
+    Raises UserError, naming file and line, for whatever cannot be scored. Media files
+    that are not there are listed in the result, for the caller to judge.
+    """
+    folder = _folder(root, name)
+    facts = uvrb.DATASETS[name]
+    missing: list[tuple[str, str]] = []
+    corpus = _items(folder, "corpus", None, missing)
+    queries = _items(folder, "queries", facts.instruction, missing)
+    path = folder / "jsonl" / "instances.jsonl"
+    row_of = {item.id: i for i, item in enumerate(corpus)}
+    known = {item.id for item in queries}
+    positives = collections.defaultdict(set)
+    candidates = collections.defaultdict(set)
+    with_negatives = set()
+    for where, row in _rows(path, "instances"):
+        qid = _id(row, "qid", where)
+        if qid not in known:
+            raise UserError(f"{where}: qid {qid!r} is not in queries.jsonl")
+        relevant = _list(row, "pos", where)
+        positives[qid] |= _numbers(relevant, row_of, f"{where}: pos")
+        for key in _CANDIDATES + _NEGATIVES:
+            listed = _list(row, key, where)
+            candidates[qid] |= _numbers(listed, row_of, f"{where}: {key}")
+            if key in _NEGATIVES and listed:
+                with_negatives.add(qid)
+    for qid in with_negatives:
+        candidates[qid] |= positives[qid]
+    for item in queries:
+        if not positives[item.id]:
+            raise UserError(
+                f"{path}: no positive for query {item.id!r}: it cannot be scored; "
+                "add a row or remove the query"
+            )
+        if any(candidates.values()) and not positives[item.id] <= candidates[item.id]:
+            raise UserError(
+                f"{path}: the candidates of query {item.id!r} lack its positive; in a "
+                "dataset with candidate lists every query needs a full one"
+            )
+    lists = [
+        tuple(np.array(sorted(of[item.id]), np.int64) for item in queries)
+        for of in (positives, candidates)
+    ]
+    return RetrievalSet(
+        facts=facts,
+        queries=tuple(queries),
+        corpus=tuple(corpus),
+        positives=lists[0],
+        candidates=lists[1] if any(map(len, lists[1])) else None,
+        missing=tuple(missing),
+    )
+
+
+def _folder(root: str, name: str) -> pathlib.Path:
+    base = pathlib.Path(root)
+    if not base.is_dir():
+        raise UserError(f"config.eval.root: no folder {root!r}; give UVRB's folder")
+    # As released, as its archives unpack, and as unpacked one folder each.
+    for inner in (name, f"UVRB/{name}", f"{name}/UVRB/{name}"):
+        if (base / inner / "jsonl").is_dir():
+            return (base / inner).absolute()
+    raise UserError(
+        f"{base / name}: no dataset here (expected {name}/jsonl/corpus.jsonl); fetch "
+        "it, or name the datasets you have with --datasets"
+    )
+
+
+def _rows(path: pathlib.Path, kind: str):
+    """Yields ("file:line", row) for each non-blank line."""
+    try:
+        # Not splitlines(): texts may hold other line separators unescaped.
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: this file is missing from the dataset") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: not UTF-8 text ({e.reason})") from None
+    unknown: set[str] = set()
+    empty = True
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as e:
+            raise UserError(f"{where}: not JSON ({e.msg})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: expected a JSON object, found {line[:40]!r}")
+        unknown |= row.keys() - _KEYS[kind]
+        empty = False
+        yield where, row
+    if empty:
+        raise UserError(f"{path}: empty; a dataset needs at least one row here")
+    if unknown:
+        logging.warning("%s: fields not used: %s", path, ", ".join(sorted(unknown)))
+
+
+def _items(folder, kind, instruction, missing) -> list[Item]:
+    items: dict[str, Item] = {}
+    first: dict[str, str] = {}
+    for where, row in _rows(folder / "jsonl" / f"{kind}.jsonl", kind):
+        name = _id(row, "id", where)
+        if name in items:
+            raise UserError(f"{where}: id {name!r} was already used at {first[name]}")
+        fields = {k: _text(row, k, where) for k in ("text", "image", "video")}
+        if not any(fields.values()):
+            raise UserError(f"{where}: {name!r} has no text, image or video")
+        if fields["image"]:
+            # As in the runs that are published: a query image stands for its video.
+            fields["video"] = None
+        for key, sub in _MEDIA.items():
+            if fields[key]:
+                fields[key] = _media(folder, sub, fields[key], where, missing)
+        items[name] = Item(id=name, instruction=instruction, **fields)
+        first[name] = where
+    return list(items.values())
+
+
+def _media(folder, sub, value, where, missing) -> str:
+    relative = pathlib.PurePosixPath(value)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise UserError(f"{where}: {value!r} leaves the dataset's folder")
+    places = (folder / relative, folder / sub / relative)
+    for place in places:
+        if place.is_file():
+            return str(place)
+    missing.append((where, str(places[1 if relative.parts[0] != sub else 0])))
+    return missing[-1][1]
+
+
+def _text(row: dict, key: str, where: str) -> str | None:
+    value = row.get(key)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: {key} is {value!r}, expected a string")
+    return value or None
+
+
+def _id(row: dict, key: str, where: str) -> str:
+    value = row.get(key)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{where}: {key} is {value!r}, expected an id")
+    return value
+
+
+def _list(row: dict, key: str, where: str) -> list[str]:
+    value = row.get(key) or []
+    if isinstance(value, str | int):
+        value = [value]
+    if not isinstance(value, list):
+        raise UserError(f"{where}: {key} is {value!r}, expected a list of corpus ids")
+    return [_id({key: v}, key, where) for v in value]
+
+
+def _numbers(ids: list[str], row_of: dict[str, int], what: str) -> set[int]:
+    for name in ids:
+        if name not in row_of:
+            raise UserError(f"{what} id {name!r} is not in corpus.jsonl")
+    return {row_of[name] for name in ids}

@@ -1,0 +1,168 @@
+"""Checkpoints of a training workdir, through Orbax.
+
+workdir/
+  config.json      the resolved configuration
+  contract.json    embedding contract of the newest checkpoint
+  tokenizer/       tokenizer.json and its config
+  checkpoints/N/   items `params` (trained weights: all that inference needs beside
+                   model.init_from), `contract`, `train` (optimiser, step) and `data`
+                   (position of the pairs iterator)
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from gve_jax.contract import Contract
+from gve_jax.types import UserError
+
+# What may differ between a run and its resumption: nothing here changes the numbers
+# of a step beyond the order of a reduction.
+FREE_KEYS = (
+    "data.prefetch",
+    "data.workers",
+    "embed.",
+    "eval.",
+    "mesh.",
+    "preprocess.cache_dir",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.log_every",
+)
+
+
+def weights_hash(params: Any) -> str:
+    """16 hex digits of all names, shapes and values of a tree of arrays."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(jax.device_get(leaf))
+        digest.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+class Checkpoints:
+    """Saves and restores the checkpoints of one workdir.
+
+    Args:
+      workdir: as in the module's docstring.
+      keep: newest checkpoints kept.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, keep: int = 1):
+        self._workdir = pathlib.Path(workdir).absolute()
+        self._manager = ocp.CheckpointManager(
+            self._workdir / "checkpoints",
+            item_names=("params", "contract", "train", "data"),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(
+        self, step: int, params: Any, contract: Contract, train: Any, data: dict
+    ) -> None:
+        """Writes in the background; `close` or the next save waits for it."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params),
+                contract=ocp.args.JsonSave(contract.to_json()),
+                train=ocp.args.StandardSave(train),
+                data=ocp.args.JsonSave(data),
+            ),
+        )
+        contract.save(self._workdir / "contract.json")
+
+    def restore(self, step: int, params: Any, train: Any) -> tuple[Any, Any, dict]:
+        """Restores into the shapes, dtypes and shardings of the given trees."""
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(params),
+                train=ocp.args.StandardRestore(train),
+                data=ocp.args.JsonRestore(),
+            ),
+        )
+        return restored["params"], restored["train"], restored["data"]
+
+    def restore_params(self, step: int, params: Any) -> tuple[Any, Contract]:
+        """The inference part alone: parameters and their contract."""
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(params),
+                contract=ocp.args.JsonRestore(),
+            ),
+        )
+        where = f"{self._workdir}/checkpoints/{step}"
+        return restored["params"], Contract.from_json(restored["contract"], where)
+
+    def close(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def save_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
+    """Writes config.json, or compares with the one there.
+
+    Raises:
+      UserError: the workdir belongs to another configuration; names the fields.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    values = json.loads(config.to_json())
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        temporary.rename(path)
+        return
+    old, new = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(values)
+    differ = [
+        f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, "absent") != new.get(key, "absent")
+        and not key.startswith(FREE_KEYS)
+    ]
+    if differ:
+        raise UserError(
+            f"{path} is of another configuration ({'; '.join(differ)}): "
+            "use the same flags to resume, or a new --workdir"
+        )
+
+
+def load_config(workdir: str | os.PathLike) -> ConfigDict:
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is this a training workdir?") from None
+    # Task names such as "T2V" are keys; lists come back as tuples, as they went in.
+    return ConfigDict(_tuples(values))
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(v) for v in value)
+    return value
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

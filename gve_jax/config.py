@@ -1,0 +1,125 @@
+"""Every configuration key, once, with its default and meaning.
+
+An experiment file in `configs/` calls `default_config()` and changes what differs;
+command-line flags (`--config.optim.peak_lr=1e-4`) come last. The result is locked: an
+unknown key is an error.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The defaults are those of the paper where it states them."""
+    c = ml_collections.ConfigDict()
+    c.seed = 42
+
+    c.model = m = ml_collections.ConfigDict()
+    # Weights to start from: a Hugging Face safetensors folder, hub id or workdir.
+    # Empty: random weights of the architecture below.
+    m.init_from = ""
+    m.dtype = "float32"  # of activations: "float32" or "bfloat16"
+    m.param_dtype = "float32"  # of the weights that are not trained
+    m.remat = "none"  # "none", "attn_out" (keep attention outputs) or "full"
+    m.scan = True  # scan over blocks: small programs; False: faster on CPU
+    # "auto": blocked on CPU, splash on TPU, cudnn on GPU; or "dense" or "blocked".
+    m.attention = "auto"
+    m.trainable = "lora"  # "lora" or "all"
+    m.lora = ml_collections.ConfigDict(dict(rank=16, alpha=32.0, dropout=0.1))
+    # The architecture when init_from is empty; names as in Hugging Face configs.
+    m.vision = ml_collections.ConfigDict(
+        dict(
+            depth=32,
+            hidden_size=1280,
+            intermediate_size=3420,
+            num_heads=16,
+            window_size=112,
+            fullatt_block_indexes=(7, 15, 23, 31),
+            tokens_per_second=2,
+        )
+    )
+    m.text = ml_collections.ConfigDict(
+        dict(
+            num_hidden_layers=36,
+            hidden_size=2048,
+            intermediate_size=11008,
+            num_attention_heads=16,
+            num_key_value_heads=2,
+            mrope_section=(16, 24, 24),
+            rope_theta=1e6,
+        )
+    )
+
+    c.preprocess = p = ml_collections.ConfigDict()
+    # Folder with tokenizer.json; empty: that of model.init_from, or, for random
+    # weights, a byte-level BPE trained on the pairs' texts.
+    p.tokenizer = ""
+    p.vocab_size = 4096  # of a trained tokenizer, special tokens included
+    p.num_frames = 8
+    p.min_pixels = 128 * 28 * 28
+    p.max_pixels = 200 * 28 * 28
+    p.max_tokens = 8192
+    p.time = "real"  # temporal positions: "real" seconds or "nominal" 1 frame/s
+    p.token_buckets = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+    p.patch_buckets = (1024, 2048, 4096, 8192)
+    # Patch grids (frame groups, rows, columns) that get a bucket of their own,
+    # without padding. Worth it where most media have one size.
+    p.exact_grids = ()
+    p.cache_dir = ""  # decoded and resized frames are kept here; empty: no cache
+
+    c.data = d = ml_collections.ConfigDict()
+    d.pairs = ""  # folder of TASK.jsonl files, or one pairs file
+    # Task -> weight; empty: every task file, weighted by its size.
+    d.tasks = ml_collections.ConfigDict({}, allow_dotted_keys=False)
+    d.batch_size = 1024  # pairs over all devices
+    # Task -> batch size, where it differs.
+    d.batch_sizes = ml_collections.ConfigDict({}, allow_dotted_keys=False)
+    d.num_negatives = 0  # hard negatives used of each pair that has them
+    d.prefetch = 2  # batches prepared ahead
+    d.workers = 16  # threads that read media
+
+    c.loss = ml_collections.ConfigDict(
+        dict(
+            temperature=0.03,
+            query_weight=0.5,  # of query->target; the rest is target->query
+            # Negatives scoring above their positive by more are left out.
+            mask_margin=0.1,
+        )
+    )
+
+    c.optim = ml_collections.ConfigDict(
+        dict(
+            peak_lr=3e-5,
+            end_lr=0.0,
+            warmup_steps=0,
+            b1=0.9,
+            b2=0.999,
+            weight_decay=0.1,
+            clip_norm=1.0,
+        )
+    )
+
+    c.curriculum = ml_collections.ConfigDict(dict(name="static"))
+
+    c.train = ml_collections.ConfigDict(
+        dict(steps=1000, log_every=10, checkpoint_every=500, keep=1)
+    )
+
+    # Devices along each axis; -1 takes those left over.
+    c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=-1, tensor=1, sequence=1))
+
+    c.embed = ml_collections.ConfigDict(dict(batch_size=32))
+
+    c.eval = ml_collections.ConfigDict(
+        dict(
+            root=config_dict.placeholder(str),  # folder of the UVRB datasets
+            datasets=(),  # names; empty: all sixteen
+            bootstrap=1000,  # resamples of the 95 % intervals
+            gallery=5,  # right and wrong queries shown per dataset
+            # Media that is absent or unreadable: False refuses the run; True counts
+            # it, shows it, and takes the queries that need it as wrong.
+            allow_missing=False,
+            check_counts=True,  # warn where sizes differ from the published ones
+        )
+    )
+    return c

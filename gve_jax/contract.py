@@ -1,0 +1,103 @@
+"""The embedding contract: every choice that changes a vector without an error.
+
+It is saved with each checkpoint, export and index; vectors made under different
+contracts are never compared.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+
+from gve_jax.types import UserError
+
+DEFAULT_SYSTEM = "You are a helpful assistant."
+# Media come before text, video before image; "{...}" slots are filled per item.
+TEMPLATE = (
+    "<|im_start|>system\n{system}<|im_end|>\n"
+    "<|im_start|>user\n{video}{image}{text}<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+VIDEO_SLOT = "<|vision_start|><|video_pad|><|vision_end|>"
+IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """What an embedding depends on besides the weights.
+
+    Pixel budgets are per frame or image, in pixels; `max_tokens` caps the sequence,
+    the pooled token included. `time` is "real" (seconds between the sampled frames
+    drive the temporal positions, as in transformers) or "nominal" (1 frame/s).
+    """
+
+    family: str = "qwen2_5_vl"
+    template: str = TEMPLATE
+    instruction_role: str = "system"
+    pooled_token: str = "<|endoftext|>"
+    num_frames: int = 8
+    frame_rule: str = "uniform-pts-first-to-last"
+    min_pixels: int = 128 * 28 * 28
+    max_pixels: int = 200 * 28 * 28
+    max_tokens: int = 8192
+    time: str = "real"
+    dtype: str = "float32"
+    dim: int = 0
+    weights_hash: str = ""
+    decoder: str = ""
+
+    @property
+    def template_hash(self) -> str:
+        text = self.template + self.pooled_token
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict:
+        return dataclasses.asdict(self) | {"template_hash": self.template_hash}
+
+    @classmethod
+    def from_json(cls, values: dict, where: str) -> "Contract":
+        """Raises UserError if a field is missing, unknown or inconsistent."""
+        values = dict(values)
+        stored_hash = values.pop("template_hash", None)
+        names = {f.name for f in dataclasses.fields(cls)}
+        missing, unknown = names - values.keys(), values.keys() - names
+        if missing or unknown:
+            raise UserError(
+                f"{where}: not an embedding contract of this version "
+                f"(missing {sorted(missing)}, unknown {sorted(unknown)})"
+            )
+        contract = cls(**values)
+        if stored_hash != contract.template_hash:
+            raise UserError(
+                f"{where}: template_hash {stored_hash} does not match its template; "
+                "the file was edited, restore it from the checkpoint"
+            )
+        return contract
+
+    def save(self, path: str | os.PathLike) -> None:
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(self.to_json(), f, indent=1)
+            f.write("\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Contract":
+        try:
+            with open(path, encoding="utf-8") as f:
+                return cls.from_json(json.load(f), str(path))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no embedding contract here") from None
+        except json.JSONDecodeError as e:
+            raise UserError(f"{path}: not JSON ({e})") from None
+
+    def require_equal(self, other: "Contract", mine: str, others: str) -> None:
+        """Refuses vectors of another contract. Raises UserError naming the fields."""
+        differ = [
+            f"{f.name}: {getattr(self, f.name)!r} against {getattr(other, f.name)!r}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != getattr(other, f.name)
+        ]
+        if differ:
+            raise UserError(
+                f"{mine} and {others} embed under different contracts "
+                f"({'; '.join(differ)}): embed both with the same checkpoint and flags"
+            )

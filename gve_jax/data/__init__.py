@@ -1,0 +1,1 @@
+"""Sources of training pairs and their way to padded batches."""

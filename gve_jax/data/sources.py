@@ -1,0 +1,133 @@
+"""Tasks: pairs grouped so that a batch holds one task and one length class."""
+
+import bisect
+import glob
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from gve_jax.data.records import read_pairs
+from gve_jax.types import Item, Pair, UserError
+
+
+class Group(NamedTuple):
+    """Pairs of one task and one length class: the unit that batches are drawn from.
+
+    A task whose texts run from ten to two hundred tokens would otherwise pad every
+    batch to its longest row.
+    """
+
+    name: str
+    pairs: tuple[Pair, ...]
+    batch_size: int
+    num_negatives: int
+    weight: float  # share of all batches
+    query_tokens: int  # token buckets that all of its batches are padded to
+    target_tokens: int
+
+
+def load_tasks(
+    path: str | os.PathLike, names: Sequence[str] = ()
+) -> dict[str, list[Pair]]:
+    """Reads a folder of TASK.jsonl files, or one pairs file whose rows may name tasks.
+
+    Raises:
+      UserError: no pairs there, or a task of `names` is not among them.
+    """
+    if os.path.isdir(path):
+        files = sorted(glob.glob(os.path.join(path, "*.jsonl")))
+        if not files:
+            raise UserError(f"data.pairs={path}: the folder holds no TASK.jsonl file")
+    elif path:
+        files = [str(path)]
+    else:
+        raise UserError("data.pairs is empty: name a pairs file or a folder of them")
+    tasks: dict[str, list[Pair]] = {}
+    for file in files:
+        for pair in read_pairs(file):
+            tasks.setdefault(pair.task, []).append(pair)
+    unknown = set(names) - tasks.keys()
+    if unknown:
+        raise UserError(
+            f"data.tasks names {sorted(unknown)[0]!r}, but {path} has "
+            f"{', '.join(sorted(tasks))}"
+        )
+    return {name: tasks[name] for name in (names or sorted(tasks))}
+
+
+def group_by_length(
+    tasks: Mapping[str, Sequence[Pair]],
+    *,
+    token_bound: Callable[[Item], int],
+    token_buckets: Sequence[int],
+    weights: Mapping[str, float],
+    batch_size: int,
+    batch_sizes: Mapping[str, int],
+    num_negatives: int,
+) -> list[Group]:
+    """Splits each task into length classes, each with at least one batch of pairs.
+
+    A pair's class is the token buckets of its query and of its target. Classes too
+    small for a batch join the next longer one of their task.
+
+    Args:
+      token_bound: the most tokens of an item, its media not read.
+      weights: task -> share of the batches; tasks not named weigh by their size.
+      batch_sizes: task -> pairs a batch, instead of `batch_size`.
+      num_negatives: hard negatives used of each pair, as far as the task has them.
+
+    Raises:
+      UserError: a task has fewer pairs than one batch, or a weight is not positive.
+    """
+    for name, weight in weights.items():
+        if not weight > 0:
+            raise UserError(
+                f"data.tasks.{name}={weight}: a weight must be above 0; leave the task "
+                "out instead"
+            )
+
+    def bucket(item: Item) -> int:
+        i = bisect.bisect_left(token_buckets, token_bound(item))
+        return min(i, len(token_buckets) - 1)
+
+    total = sum(len(pairs) for pairs in tasks.values())
+    groups = []
+    for task, pairs in tasks.items():
+        size = batch_sizes.get(task, batch_size)
+        if len(pairs) < size:
+            raise UserError(
+                f"task {task} has {len(pairs)} pairs, fewer than its batch of {size}: "
+                f"set data.batch_sizes.{task} or leave the task out of data.tasks"
+            )
+        classes: dict[tuple[int, int], list[Pair]] = {}
+        for pair in pairs:
+            key = (bucket(pair.target), bucket(pair.query))
+            classes.setdefault(key, []).append(pair)
+        # [(keys, pairs)], from short to long.
+        merged: list[tuple[list[tuple[int, int]], list[Pair]]] = [([], [])]
+        for key in sorted(classes):
+            if len(merged[-1][1]) >= size:
+                merged.append(([], []))
+            merged[-1][0].append(key)
+            merged[-1][1].extend(classes[key])
+        if len(merged[-1][1]) < size:  # the longest are few: they join the ones before
+            keys, members = merged.pop()
+            merged[-1][0].extend(keys)
+            merged[-1][1].extend(members)
+        share = weights.get(task, len(pairs) / total if not weights else 0.0)
+        negatives = min(num_negatives, max(len(p.negatives) for p in pairs))
+        for keys, members in merged:
+            target, query = (max(side) for side in zip(*keys, strict=True))
+            groups.append(
+                Group(
+                    name=f"{task}/{token_buckets[query]}x{token_buckets[target]}",
+                    pairs=tuple(members),
+                    batch_size=size,
+                    num_negatives=negatives,
+                    weight=share * len(members) / len(pairs),
+                    query_tokens=token_buckets[query],
+                    target_tokens=token_buckets[target],
+                )
+            )
+    norm = sum(group.weight for group in groups)
+    return [group._replace(weight=group.weight / norm) for group in groups]

@@ -1,0 +1,48 @@
+"""Embed an items file and export NumPy.
+
+python -m gve_jax.embed --checkpoint=runs/quickstart/train \
+    --input=runs/quickstart/world/items.jsonl --output=runs/embeddings --stats
+"""
+
+import sys
+
+from absl import flags
+
+from gve_jax.data.records import read_items
+from gve_jax.embed.embedder import Embedder
+from gve_jax.embed.store import embed_to_folder
+from gve_jax.main import run
+from gve_jax.types import UserError
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Training workdir, Hugging Face safetensors folder or hub id."
+)
+_INPUT = flags.DEFINE_string("input", None, "Items file (JSON lines).")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for embeddings.npy and ids.json.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Of activations; default the checkpoint's."
+)
+_STATS = flags.DEFINE_bool("stats", False, "Print items/s, padding and compile count.")
+
+
+def main(_: list[str]) -> None:
+    items = read_items(_INPUT.value)
+    embedder = Embedder.load(_CHECKPOINT.value, dtype=_DTYPE.value)
+    result = embed_to_folder(embedder, items, _OUTPUT.value)
+    if len(result.failures) == len(items):
+        reason = next(iter(result.failures.values()))
+        raise UserError(f"{_INPUT.value}: no item could be read, first: {reason}")
+    if result.failures:
+        print(
+            f"{len(result.failures)} of {len(items)} items could not be read: see "
+            f"{_OUTPUT.value}/failures.jsonl",
+            file=sys.stderr,
+        )
+    if _STATS.value:
+        print(result.stats)
+    print(f"{_OUTPUT.value}/embeddings.npy: {len(items) - len(result.failures)} vectors "
+          f"of {embedder.dim}")
+
+
+if __name__ == "__main__":
+    run(main, required=("checkpoint", "input", "output"))

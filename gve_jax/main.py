@@ -1,0 +1,43 @@
+"""What every command's `__main__` shares: flags, exit codes, one-line errors."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+from gve_jax.types import UserError
+
+
+def run(main: Callable[[list[str]], None], required: Sequence[str] = ()) -> None:
+    """Runs `main` under absl: exit 0 done, 1 failed with one line, 2 bad flags."""
+    for name in required:
+        flags.mark_flag_as_required(name)
+
+    def checked(argv: list[str]) -> None:
+        if len(argv) > 1:
+            _stop(f"unexpected argument {argv[1]!r}: flags look like --name=value", 2)
+        try:
+            main(argv)
+        except UserError as e:
+            _stop(str(e), 1)
+        except KeyboardInterrupt:
+            _stop("interrupted: run the same command again to go on", 130)
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+            # ml_collections raises plain errors for unknown keys and wrong types.
+            _stop(str(e).strip("'\""), 2)
+        except (FileNotFoundError, ImportError) as e:
+            _stop(f"--config: {e}", 2)
+
+    app.run(checked, flags_parser=parse)
+
+
+def _stop(message: str, code: int) -> None:
+    sys.stdout.flush()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    # Threads that read media may be waiting: do not join them.
+    os._exit(code)

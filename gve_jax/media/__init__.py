@@ -1,0 +1,17 @@
+"""Files to frames: decoding, uniform sampling, limits and integrity. NumPy only."""
+
+from gve_jax.media.files import content_key
+from gve_jax.media.image import read_image
+from gve_jax.media.limits import Limits, MediaError
+from gve_jax.media.video import DECODER, VideoInfo, probe, read_video
+
+__all__ = [
+    "DECODER",
+    "Limits",
+    "MediaError",
+    "VideoInfo",
+    "content_key",
+    "probe",
+    "read_image",
+    "read_video",
+]

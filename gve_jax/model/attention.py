@@ -1,0 +1,180 @@
+"""One attention interface with four implementations.
+
+All compute softmax(q k^T / sqrt(head_dim)) v with grouped key-value heads and a float32
+softmax: exponentials of bfloat16 scores would carry errors of a percent.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_MASKED = -1e30  # finite, so that no row is ever all -inf
+_MIN_BLOCK = 256  # queries; shorter sequences are one block
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    lengths: jax.Array | None = None,
+    causal: bool = False,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Scaled dot-product attention of right-padded sequences.
+
+    Args:
+      q: [b, t, heads, d].
+      k: [b, s, kv_heads, d]; kv_heads divides heads; t == s if causal.
+      v: as k.
+      lengths: int [b]; keys from there on are not seen (0 counts as 1, so that every
+        row has a key). None: all are seen. Queries of padding get finite rubbish.
+      causal: query i sees keys 0..i.
+      implementation: "dense", the reference; "blocked", which skips the keys above
+        the diagonal and keeps scores in cache; "cudnn" (GPU, 16-bit floats); "splash"
+        (TPU); "auto", by backend.
+
+    Returns:
+      [b, t, heads, d] in q's dtype.
+    """
+    if lengths is not None:
+        lengths = jnp.maximum(lengths, 1)
+    if q.shape[1] == 1:  # one pooled query: kernels gain nothing
+        implementation = "blocked"
+    elif implementation == "auto":
+        implementation = _choose(q.dtype, q.shape[-1])
+    return _IMPLEMENTATIONS[implementation](q, k, v, lengths, causal)
+
+
+def _choose(dtype, head_dim: int) -> str:
+    backend = jax.default_backend()
+    if backend == "tpu":
+        return "splash"
+    sixteen_bit = jnp.dtype(dtype).itemsize == 2
+    if backend == "gpu" and sixteen_bit and head_dim % 8 == 0 and head_dim <= 128:
+        return "cudnn"
+    return "blocked"
+
+
+def _dense(q, k, v, lengths, causal):
+    """The reference, as plain as can be."""
+    b, t, heads, d = q.shape
+    kv_heads = k.shape[2]
+    q = q.reshape(b, t, kv_heads, heads // kv_heads, d) * np.asarray(d**-0.5, q.dtype)
+    scores = jnp.einsum("btngd,bsnd->bngts", q, k, preferred_element_type=jnp.float32)
+    probs = _masked_softmax(scores, lengths, causal).astype(v.dtype)
+    out = jnp.einsum("bngts,bsnd->btngd", probs, v)
+    return out.reshape(b, t, heads, d)
+
+
+def _masked_softmax(scores, lengths, causal, start: int = 0):
+    """float32 [b n g t s] over s; `start` is the position of the first query."""
+    t, s = scores.shape[-2:]
+    seen = None
+    if causal:
+        seen = np.arange(s) <= start + np.arange(t)[:, None]  # [t s]
+    if lengths is not None:
+        valid = (np.arange(s) < lengths[:, None])[:, None, None, None]  # [b 1 1 1 s]
+        seen = valid if seen is None else seen & valid
+    if seen is not None:
+        scores = jnp.where(seen, scores, _MASKED)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def _blocked(q, k, v, lengths, causal):
+    """Blocks of queries; each sees the keys up to its last query if causal.
+
+    Heads move to the front once, which XLA's CPU matmuls need anyway and the einsum of
+    the reference repeats; queries that share keys are folded into one matmul.
+    """
+    b, t, heads, d = q.shape
+    s, n = k.shape[1:3]
+    g = heads // n
+    q = (q * np.asarray(d**-0.5, q.dtype)).reshape(b, t, n, g, d)
+    q = q.transpose(0, 2, 3, 1, 4)  # [b n g t d]
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # [b n s d]
+    # At most 16 blocks, so that programs of long sequences stay small.
+    block = max(_MIN_BLOCK, -(-t // 16))
+    parts = []
+    for start in range(0, t, block):
+        stop = min(start + block, t)
+        last = stop if causal else s
+        scores = jax.lax.dot_general(  # [b n g*t s]
+            q[:, :, :, start:stop].reshape(b, n, -1, d),
+            k[:, :, :last],
+            (((3,), (3,)), ((0, 1), (0, 1))),
+            preferred_element_type=jnp.float32,
+        ).reshape(b, n, g, stop - start, last)
+        probs = _masked_softmax(scores, lengths, causal, start).astype(v.dtype)
+        out = probs.reshape(b, n, -1, last) @ v[:, :, :last]
+        parts.append(out.reshape(b, n, g, -1, d))
+    out = jnp.concatenate(parts, axis=3) if len(parts) > 1 else parts[0]
+    return out.transpose(0, 3, 1, 2, 4).reshape(b, t, heads, d)
+
+
+def _cudnn(q, k, v, lengths, causal):
+    # Padding goes by lengths, never by cuDNN's packed offsets: those are wrong for
+    # grouped heads in jax 0.10.
+    query_lengths = None
+    if lengths is not None:
+        query_lengths = jnp.full_like(lengths, q.shape[1], dtype=jnp.int32)
+        lengths = lengths.astype(jnp.int32)
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        is_causal=causal,
+        query_seq_lengths=query_lengths,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )
+
+
+def _splash(q, k, v, lengths, causal, interpret: bool = False):
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernel,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    b, t, heads, d = q.shape
+    padded = -(-t // 128) * 128  # the kernel's blocks are multiples of 128
+    if padded != t:
+        if lengths is None:
+            lengths = jnp.full((b,), t, jnp.int32)
+        widths = ((0, 0), (0, padded - t), (0, 0), (0, 0))
+        q, k, v = (jnp.pad(x, widths) for x in (q, k, v))
+    block = next(n for n in (1024, 512, 256, 128) if padded % n == 0)
+    shape = (padded, padded)
+    mask = masks.CausalMask(shape) if causal else masks.FullMask(shape)
+    run = kernel.make_splash_mha(
+        masks.MultiHeadMask([mask] * heads),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=kernel.BlockSizes(
+            **dict.fromkeys(
+                ("block_q", "block_kv", "block_kv_compute", "block_q_dkv")
+                + ("block_kv_dkv", "block_kv_dkv_compute", "block_q_dq")
+                + ("block_kv_dq",),
+                block,
+            )
+        ),
+        interpret=interpret,
+    )
+    # Padding is a segment of its own: its queries see its keys, so no row is empty.
+    segments = None
+    if lengths is not None:
+        ids = (jnp.arange(padded) < lengths[:, None]).astype(jnp.int32)  # [b s]
+        segments = kernel.SegmentIds(ids, ids)
+    heads_first = [x.transpose(0, 2, 1, 3) for x in (q * d**-0.5, k, v)]
+    out = jax.vmap(run)(*heads_first, segments)  # [b heads s d]
+    return out.transpose(0, 2, 1, 3)[:, :t].astype(q.dtype)
+
+
+_IMPLEMENTATIONS = {
+    "dense": _dense,
+    "blocked": _blocked,
+    "cudnn": _cudnn,
+    "splash": _splash,
+}

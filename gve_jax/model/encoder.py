@@ -1,0 +1,101 @@
+"""The encoder: padded batches -> unit vectors."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gve_jax.model.config import ModelConfig
+from gve_jax.model.layers import LoRAParam
+from gve_jax.model.text import TextModel
+from gve_jax.model.vision import VisionTower
+from gve_jax.types import EncoderInputs, UserError
+
+
+class Encoder(nnx.Module):
+    """Qwen2.5-VL as an embedder: vision tower and language model, no head."""
+
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.visual = VisionTower(cfg, rngs)
+        self.text = TextModel(cfg, rngs)
+
+    def __call__(
+        self,
+        inputs: EncoderInputs,
+        *,
+        dropout_key: jax.Array | None = None,
+        prune_last: bool = True,
+    ) -> jax.Array:
+        """Embeds a batch.
+
+        Args:
+          inputs: as `Processor.collate` makes them; text-only batches have no `vision`.
+          dropout_key: JAX key of LoRA's dropout; None: deterministic.
+          prune_last: skip the work of the last layer that pooling throws away.
+
+        Returns:
+          float32 [b, d], unit vectors.
+        """
+        x = self.text.embed(inputs.tokens.reshape(-1))
+        if inputs.vision is not None:
+            features = self.visual(inputs.vision)  # [b*p/4, d]
+            b = len(inputs.tokens)
+            units = jnp.arange(b)[:, None] * (len(features) // b)
+            index = (inputs.visual_index + units).reshape(-1)  # [b*l]
+            seen = jnp.take(features, index, axis=0, mode="clip")
+            x = jnp.where(inputs.visual_index.reshape(-1, 1) >= 0, seen, x)
+        x = self.text(
+            x,
+            inputs.positions,
+            inputs.lengths - 1,
+            dropout_key=dropout_key,
+            prune_last=prune_last,
+        )
+        # float32: a bfloat16 norm is off by up to half a percent.
+        x = x.astype(jnp.float32)
+        return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-24)
+
+
+def abstract(cfg: ModelConfig) -> tuple[Any, nnx.State]:
+    """(graphdef, parameters as ShapeDtypeStructs) without computing anything.
+
+    Each leaf is an nnx.Variable whose metadata `axes` names its logical axes.
+    """
+    model = nnx.eval_shape(lambda: Encoder(cfg, nnx.Rngs(0)))
+    return nnx.split(model)
+
+
+def create(cfg: ModelConfig, seed: int, shardings=None) -> tuple[Any, nnx.State]:
+    """(graphdef, random parameters), the same for any mesh.
+
+    `nnx.merge(graphdef, params)(inputs)` embeds. `shardings`, of
+    `gve_jax.sharding.shardings`, places the parameters as they are made.
+    """
+    graph, _ = abstract(cfg)
+    make = jax.jit(
+        lambda key: nnx.state(Encoder(cfg, nnx.Rngs(key))), out_shardings=shardings
+    )
+    return graph, make(jax.random.key(seed))
+
+
+def partition(params: nnx.State, kind: str) -> tuple[nnx.State, nnx.State]:
+    """Splits parameters into (trainable, frozen).
+
+    Args:
+      params: a state of `create`.
+      kind: "lora" (the low-rank updates) or "all".
+
+    Returns:
+      Two states; `nnx.merge(graphdef, trainable, frozen)` joins them.
+    """
+    if kind == "lora":
+        trainable, frozen = nnx.split_state(params, LoRAParam, ...)
+    elif kind == "all":
+        trainable, frozen = params, nnx.State({})
+    else:
+        raise UserError(f'model.trainable: {kind!r} is neither "lora" nor "all"')
+    if not jax.tree.leaves(trainable):
+        raise UserError('model.trainable: "lora" needs model.lora.rank above 0')
+    return trainable, frozen

@@ -1,0 +1,201 @@
+"""The parts both towers are built from. Linears see 2-D tokens [n, features]."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from gve_jax.model.config import ModelConfig
+
+
+class LoRAParam(nnx.LoRAParam):
+    """A parameter of a low-rank update; always float32."""
+
+
+class Linear(nnx.Module):
+    """y = x W + b, with an optional low-rank update (alpha / rank) x A B.
+
+    The kernel is [in, *out]: naming the parts of the output (heads, say) lets a mesh
+    split it between them. The result is 2-D all the same: [n, prod(out)].
+    """
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        rngs: nnx.Rngs,
+        in_size: int,
+        out_shape: tuple[int, ...],
+        axes: tuple[str | None, ...],
+        *,
+        bias: bool = False,
+        lora: bool = False,
+        gain: float = 1.0,
+    ):
+        """`axes` names those of the kernel; `gain` scales a fan-in initialisation."""
+        self.dtype = jnp.dtype(cfg.dtype)
+        param_dtype = jnp.dtype(cfg.param_dtype)
+        std = cfg.init_std or gain * in_size**-0.5
+        self.kernel = nnx.Param(
+            _normal(rngs, (in_size, *out_shape), std, param_dtype), axes=axes
+        )
+        self.has_bias, self.has_lora = bias, lora and cfg.lora_rank > 0
+        if bias:
+            self.bias = nnx.Param(jnp.zeros(out_shape, param_dtype), axes=axes[1:])
+        if self.has_lora:
+            self.lora_scale = cfg.lora_alpha / cfg.lora_rank
+            self.lora_a = LoRAParam(
+                _normal(rngs, (in_size, cfg.lora_rank), in_size**-0.5, jnp.float32),
+                axes=(axes[0], "lora"),
+            )
+            self.lora_b = LoRAParam(
+                jnp.zeros((cfg.lora_rank, *out_shape), jnp.float32),
+                axes=("lora", *axes[1:]),
+            )
+
+    def __call__(self, x: jax.Array, dropped: jax.Array | None = None) -> jax.Array:
+        """[n, in] -> [n, prod(out)]. `dropped` is what the low-rank update sees."""
+        y = x @ _matrix(self.kernel, self.dtype)
+        if self.has_bias:
+            y += self.bias[...].reshape(-1).astype(self.dtype)
+        if self.has_lora:
+            low = (x if dropped is None else dropped) @ _matrix(self.lora_a, self.dtype)
+            y += low @ _matrix(self.lora_b, self.dtype) * self.lora_scale
+        return y
+
+
+def _matrix(param: nnx.Param, dtype) -> jax.Array:
+    return param[...].reshape(param.shape[0], -1).astype(dtype)
+
+
+def _normal(rngs: nnx.Rngs, shape, std: float, dtype) -> jax.Array:
+    # Truncated at two deviations and rescaled to the wanted one.
+    x = jax.random.truncated_normal(rngs.params(), -2, 2, shape, jnp.float32)
+    return (x * (std / 0.87962566103423978)).astype(dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale, in float32: squares of bfloat16 lose the small features."""
+
+    def __init__(self, cfg: ModelConfig, size: int, eps: float):
+        self.eps = eps
+        self.scale = nnx.Param(
+            jnp.ones((size,), jnp.dtype(cfg.param_dtype)), axes=("norm",)
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class SwiGLU(nnx.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, cfg, rngs, size, hidden, *, bias=False, lora=False, gain=1.0):
+        wide = dict(axes=("embed", "mlp"), bias=bias, lora=lora)
+        self.gate = Linear(cfg, rngs, size, (hidden,), **wide)
+        self.up = Linear(cfg, rngs, size, (hidden,), **wide)
+        self.down = Linear(
+            cfg, rngs, hidden, (size,), ("mlp", "embed"), bias=bias, lora=lora, gain=gain
+        )
+
+    def __call__(self, x: jax.Array, dropout: "Dropout | None" = None) -> jax.Array:
+        dropped = dropout(x) if dropout else None
+        hidden = jax.nn.silu(self.gate(x, dropped)) * self.up(x, dropped)
+        return self.down(hidden, dropout(hidden) if dropout else None)
+
+
+class Dropout:
+    """Keyed dropout of one layer: each call draws from the next key."""
+
+    def __init__(self, key: jax.Array, rate: float):
+        self.key, self.rate, self.calls = key, rate, 0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(self.key, self.calls)
+        self.calls += 1
+        keep = jax.random.bernoulli(key, 1 - self.rate, x.shape)
+        return jnp.where(keep, x * np.asarray(1 / (1 - self.rate), x.dtype), 0)
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs, count: int):
+    """`count` equal blocks as one module, parameters stacked over axis "layers"."""
+    keys = jax.random.split(rngs.params(), count)
+    metadata = {nnx.PARTITION_NAME: "layers", "axes": "layers"}
+    return nnx.vmap(lambda key: make(nnx.Rngs(key)), transform_metadata=metadata)(keys)
+
+
+def run_stack(cfg: ModelConfig, blocks: nnx.Module, x: jax.Array, each, call):
+    """Runs stacked blocks over `x`, scanned or unrolled.
+
+    Args:
+      cfg: read for `scan` and `remat`.
+      blocks: made by `stack`.
+      x: [n, features].
+      each: NumPy array [layers] of what differs between the layers.
+      call: (block, x, each[i]) -> x; `each[i]` is traced if scanned, else NumPy.
+    """
+    graph, state = nnx.split(blocks)
+
+    def body(x, params, one):
+        return call(nnx.merge(graph, params), x, one)
+
+    if cfg.scan:
+        body = remat(cfg, body)
+        step = lambda x, xs: (body(x, *xs), None)  # noqa: E731
+        return jax.lax.scan(step, x, (state, jnp.asarray(each)))[0]
+    # lax.split, as its transpose is one concatenation; that of x[i] pads and adds.
+    sizes = (1,) * len(each)
+    parts = jax.tree.map(lambda p: jax.lax.split(p, sizes), state)
+    for i, one in enumerate(each):
+        params = jax.tree.map(lambda p, s, i=i: s[i].reshape(p.shape[1:]), state, parts)
+        x = remat(cfg, lambda x, params, one=one: body(x, params, one))(x, params)
+    return x
+
+
+def remat(cfg: ModelConfig, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Rematerialises `fn` in the backward pass as `cfg.remat` says."""
+    if cfg.remat == "none":
+        return fn
+    policy = None
+    if cfg.remat == "attn_out":
+        policy = jax.checkpoint_policies.save_only_these_names("attn_out")
+    return jax.checkpoint(fn, policy=policy, prevent_cse=not cfg.scan)
+
+
+def name_attention(x: jax.Array) -> jax.Array:
+    """Marks an attention output as what `remat="attn_out"` keeps."""
+    return checkpoint_name(x, "attn_out")
+
+
+@jax.custom_vjp
+def permute(x: jax.Array, index: jax.Array, back: jax.Array, real: jax.Array):
+    """x[index], whose backward pass is a gather too: a scatter is slow everywhere.
+
+    Args:
+      x: [n, ...].
+      index: int [m], rows of x.
+      back: int [n], rows of the result: where each real row of x went.
+      real: bool [n], rows of x that went to one place; the others are padding, and
+        their gradient is zero.
+    """
+    del back, real
+    return jnp.take(x, index, axis=0, mode="clip")
+
+
+def _permute_forward(x, index, back, real):
+    return permute(x, index, back, real), (back, real)
+
+
+def _permute_backward(residuals, g):
+    back, real = residuals
+    rows = jnp.take(g, back, axis=0, mode="clip")
+    real = real.reshape(-1, *(1,) * (rows.ndim - 1))
+    return jnp.where(real, rows, 0), None, None, None
+
+
+permute.defvjp(_permute_forward, _permute_backward)

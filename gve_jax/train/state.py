@@ -1,0 +1,118 @@
+"""Optimiser, training state and the pure training step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from gve_jax.losses import LossCurves, info_nce
+from gve_jax.types import PairBatch
+
+
+class TrainState(NamedTuple):
+    """All that a step changes. `trainable` holds the parameters being trained."""
+
+    step: jax.Array  # int32 scalar: batches seen
+    trainable: nnx.State
+    opt_state: optax.OptState
+
+
+class StepMetrics(NamedTuple):
+    """float32 scalars of one step."""
+
+    curves: LossCurves
+    grad_norm: jax.Array  # before clipping
+    learning_rate: jax.Array
+
+
+def learning_rate(optim: ConfigDict, steps: int) -> optax.Schedule:
+    """Linear warm-up, then cosine to `end_lr` at the last step."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if optim.warmup_steps else optim.peak_lr,
+        peak_value=optim.peak_lr,
+        warmup_steps=optim.warmup_steps,
+        decay_steps=steps,
+        end_value=optim.end_lr,
+    )
+
+
+def make_optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """AdamW with global-norm clipping; norms' scales and biases do not decay."""
+
+    def decays(params: Any) -> Any:
+        def is_matrix(path: tuple, _: Any) -> bool:
+            name = jax.tree_util.keystr(path)
+            return "norm" not in name and "bias" not in name
+
+        return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(optim.clip_norm),
+        optax.adamw(
+            learning_rate(optim, steps),
+            b1=optim.b1,
+            b2=optim.b2,
+            weight_decay=optim.weight_decay,
+            mask=decays,
+        ),
+    )
+
+
+def make_step(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+) -> Callable[
+    [TrainState, nnx.State, PairBatch], tuple[TrainState, StepMetrics]
+]:
+    """The step as a pure function of (state, frozen parameters, batch).
+
+    The frozen parameters are an argument, never a closure constant: XLA would fold
+    gigabytes of them into the program.
+    """
+    schedule = learning_rate(config.optim, config.train.steps)
+    dropout = config.model.trainable == "lora" and config.model.lora.dropout > 0
+
+    def loss_fn(
+        trainable: nnx.State, frozen: nnx.State, batch: PairBatch, step: jax.Array
+    ) -> tuple[jax.Array, LossCurves]:
+        model = nnx.merge(graphdef, trainable, frozen)
+        keys = [None] * 3
+        if dropout:
+            key = jax.random.fold_in(jax.random.key(config.seed), step)
+            keys = jax.random.split(key, 3)
+        negatives = None
+        if batch.negatives is not None:
+            negatives = model(batch.negatives, dropout_key=keys[2])
+        return info_nce(
+            model(batch.query, dropout_key=keys[0]),
+            model(batch.target, dropout_key=keys[1]),
+            temperature=config.loss.temperature,
+            query_weight=config.loss.query_weight,
+            mask_margin=config.loss.mask_margin,
+            query_ids=batch.query_ids,
+            target_ids=batch.target_ids,
+            source_ids=batch.source_ids,
+            negatives=negatives,
+            negative_ids=batch.negative_ids,
+        )
+
+    def step(
+        state: TrainState, frozen: nnx.State, batch: PairBatch
+    ) -> tuple[TrainState, StepMetrics]:
+        gradient = jax.grad(loss_fn, has_aux=True)
+        grads, curves = gradient(state.trainable, frozen, batch, state.step)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        metrics = StepMetrics(
+            curves=curves,
+            grad_norm=optax.global_norm(grads),
+            learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
+        )
+        trainable = optax.apply_updates(state.trainable, updates)
+        return TrainState(state.step + 1, trainable, opt_state), metrics
+
+    return step

@@ -1,0 +1,51 @@
+"""Packaging of gve_jax; the tools around it run from a checkout."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="gve_jax",
+    version="0.1.0",
+    description="Universal video retrieval in JAX: embedder, benchmark, data, curriculum",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["gve_jax", "gve_jax.*"]),
+    install_requires=[
+        # flax.nnx of this day does not import on jax 0.11.
+        "jax>=0.10.2,<0.11",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "grain>=0.2.18,<0.3",
+        "tensorflow-datasets>=4.9.10,<5",
+        "array_record>=0.8.6,<0.9",
+        "transformers>=5.23,<6",
+        "tokenizers>=0.22,<0.24",
+        "safetensors>=0.8,<1",
+        "huggingface_hub>=1.0,<3",
+        "ml-collections>=1.1,<2",
+        "absl-py>=2.3,<3",
+        "numpy>=2.2,<3",
+        "av>=18.1,<19",
+        "pillow>=11,<13",
+        "opencv-python-headless>=4.12,<6",
+        "apache-beam>=2.77,<3",
+        "pyarrow>=25,<26",
+        "matplotlib>=3.10,<4",
+        "jinja2>=3.1,<4",
+        "rich>=14,<16",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+        "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+        "test": [
+            "pytest>=8.4,<10",
+            "hypothesis>=6.140,<7",
+            "ruff>=0.17,<0.18",
+            # The witness of the parity tests; nothing outside tests imports it.
+            "torch==2.13.0",
+        ],
+    },
+    entry_points={"console_scripts": ["gve = gve_jax.cli:main"]},
+)

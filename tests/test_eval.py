@@ -1,0 +1,384 @@
+"""The benchmark as a whole: abilities, protocol, resuming, results, report."""
+
+import html.parser
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small_uvrb as small
+
+from configs import uvrb_mini
+from eval import abilities, loaders, protocol, run, uvrb
+from eval.datasets import RetrievalSet
+from gve_jax.types import Item, UserError
+
+
+def _config(root, **changes):
+    config = uvrb_mini.get_config(str(root))
+    config.eval.bootstrap = 200
+    for key, value in changes.items():
+        config.eval[key] = value
+    return config
+
+
+def _evaluate(root, embedder, output, names=(), **changes):
+    config = _config(root, **changes)
+    sets = run.read(config, loaders.names(names))
+    return run.run(config, sets, embedder, output, "runs/demo")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """All sixteen datasets, three queries each, over few videos that they share."""
+    root = tmp_path_factory.mktemp("uvrb")
+    for name, facts in uvrb.DATASETS.items():
+        small.write_dataset(root, name, 3, facts.query_modality)
+    return root
+
+
+@pytest.mark.parametrize("model", uvrb.PUBLISHED_ABILITIES)
+def test_published_abilities_are_reproduced(model):
+    ours = abilities.abilities(uvrb.PUBLISHED[model]["datasets"])
+    ours["AVG"] = abilities.ability_average(ours)
+    printed = uvrb.PUBLISHED_ABILITIES[model]
+    assert ours.keys() == printed.keys()
+    for name, value in printed.items():
+        # 0.001 of rounding, as the paper's inputs are rounded too.
+        assert abs(ours[name] - value) <= 0.001 + 1e-9, name
+
+
+@pytest.mark.parametrize("model", ["CLIP4Clip", "GVE-3B", "GVE-7B"])
+def test_published_dataset_averages_are_reproduced(model):
+    published = uvrb.PUBLISHED[model]
+    mean = sum(published["datasets"].values()) / 16
+    assert abs(mean - published["dataset_average"]) <= 0.001
+
+
+def test_abilities_by_hand_and_with_gaps():
+    scores = {name: 0.0 for name in uvrb.DATASETS} | {"CRB-S": 1.0, "MSRVTT": 0.9}
+    ours = abilities.abilities(scores)
+    assert math.isclose(ours["S"], 0.5) and math.isclose(ours["CG"], 0.3)
+    assert math.isclose(ours["FG"], 0.5 / 3)
+    assert math.isclose(ours["TXT"], (0.3 + 0.5 / 3) / 3)
+    del scores["VDC-O"]
+    ours = abilities.abilities(scores)
+    assert ours["S"] is None and ours["FG"] is None and ours["TXT"] is None
+    assert math.isclose(ours["CG"], 0.3) and ours["T"] == 0
+    assert abilities.ability_average(ours) is None
+
+
+def test_every_dataset_belongs_to_one_leaf_ability():
+    leaves = ("CG", "S", "T", "PR", "LC", "CMP", "VIS")
+    names = [d for a in leaves for d in abilities.datasets_of(a)]
+    assert sorted(names) == sorted(uvrb.DATASETS)
+
+
+def test_correlations_by_hand():
+    table = {
+        "a": {"x": 1.0, "y": 1.0, "z": 3.0},
+        "b": {"x": 2.0, "y": 10.0, "z": 2.0},
+        "c": {"x": 3.0, "y": 11.0, "z": 1.0},
+    }
+    pearson = abilities.correlations(table, "pearson")
+    spearman = abilities.correlations(table, "spearman")
+    # cov(x, y) = 10, var(x) = 2, var(y) = 182/3.
+    assert math.isclose(pearson[0, 1], 10 / math.sqrt(2 * 182 / 3))
+    assert math.isclose(spearman[0, 1], 1) and math.isclose(spearman[0, 2], -1)
+    with pytest.raises(ValueError, match="kendall"):
+        abilities.correlations(table, "kendall")
+
+
+def _plain_set(n, name="MSRVTT", candidates=None, positives=None):
+    return RetrievalSet(
+        facts=uvrb.DATASETS[name],
+        queries=tuple(Item(id=f"q{i}", text="x") for i in range(n)),
+        corpus=tuple(Item(id=f"c{i}", text="x") for i in range(n)),
+        positives=tuple(positives or (np.array([i]) for i in range(n))),
+        candidates=candidates,
+    )
+
+
+def test_a_constant_model_scores_as_chance_whatever_the_file_order():
+    # The positives stand first, in the file and in their lists.
+    n, lists = 400, 40
+    ones = np.ones((n, 4), np.float32)
+    data = _plain_set(
+        n,
+        "MS-TI",
+        positives=[np.array([i % lists]) for i in range(n)],
+        candidates=tuple(
+            np.array(
+                [
+                    i % lists,
+                    *range(lists + 9 * (i % lists), lists + 9 * (i % lists) + 9),
+                ]
+            )
+            for i in range(n)
+        ),
+    )
+    row = protocol.evaluate(data, ones, ones, resamples=100, seed=0).row
+    assert row["chance"] == pytest.approx(0.1)
+    # 40 distinct lists: three standard errors.
+    assert row["score"] <= 0.1 + 3 * math.sqrt(0.09 / lists)
+    whole = protocol.evaluate(_plain_set(n), ones, ones, resamples=100, seed=0).row
+    assert whole["score"] == 1 / n
+    assert whole["chance"] == pytest.approx(1 / n)
+
+
+def test_random_vectors_score_as_chance():
+    n = 600
+    rng = np.random.default_rng(0)
+    queries, corpus = rng.normal(size=(2, n, 16)).astype(np.float32)
+    positives = [rng.choice(n, size=1 + i % 3, replace=False) for i in range(n)]
+    data = _plain_set(n, "CMRB", positives=positives)
+    row = protocol.evaluate(data, queries, corpus, resamples=300, seed=0).row
+    assert row["low"] < row["chance"] < row["high"]
+    assert row["metric"] == "recall@10" and row["score"] == row["recall@10"]
+
+
+def test_the_protocol_against_plain_numpy():
+    n = 50
+    rng = np.random.default_rng(1)
+    queries = rng.normal(size=(n, 8)).astype(np.float32)
+    corpus = (queries + rng.normal(size=(n, 8))).astype(np.float32)
+    outcome = protocol.evaluate(_plain_set(n), queries, corpus, resamples=50, seed=0)
+    scores = queries @ corpus.T
+    ranks = 1 + (scores > np.diag(scores)[:, None]).sum(1)
+    np.testing.assert_array_equal(outcome.ranking.ranks, ranks)
+    np.testing.assert_array_equal(
+        outcome.ranking.indices, np.argsort(-scores, axis=1)[:, :10]
+    )
+    row = outcome.row
+    assert row["score"] == row["recall@1"] == (ranks == 1).mean()
+    assert row["recall@5"] == (ranks <= 5).mean()
+    gains = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)
+    assert row["ndcg@10"] == pytest.approx(gains.mean())
+    assert row["median_rank"] == np.median(ranks)
+    assert row["low"] <= row["score"] <= row["high"]
+
+
+class _Page(html.parser.HTMLParser):
+    """Collects what a page would fetch, its open tags and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.images, self.tags, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for key, value in attributes:
+            if key == "src":
+                self.images.append(value)
+            if key in ("href", "xlink:href", "src", "action"):
+                self.links.append(value)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_whole_benchmark(world, tmp_path):
+    embedder = small.FakeEmbedder(confused={"v1"})
+    results = _evaluate(world, embedder, tmp_path)
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert list(results["datasets"]) == list(uvrb.DATASETS)
+    assert set(results["datasets"]["CMRB"]) == {
+        *("metric", "score", "low", "high", "recall@1", "recall@5", "recall@10"),
+        *("ndcg@10", "median_rank", "num_queries", "num_corpus", "missing", "chance"),
+    }
+    assert results["contract"] == embedder.contract.to_json()
+    assert results["complete"] is True
+    right = results["datasets"]["VDC-O"]
+    # Two of three are found; the third has a vector of its own.
+    assert right["score"] >= 2 / 3 and right["num_queries"] == 3
+    assert right["chance"] == pytest.approx(1 / 3)
+    assert results["datasets"]["CMRB"]["chance"] == 1  # ten of three
+    mean = np.mean([r["score"] for r in results["datasets"].values()])
+    assert results["dataset_average"] == pytest.approx(mean)
+    low, high = results["ability_intervals"]["ability_average"]
+    assert low <= results["ability_average"] <= high
+    assert (tmp_path / "missing.jsonl").read_text() == ""
+
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "rankings" / "VDC-O.jsonl").read_text().splitlines()
+    ]
+    assert [r["query"] for r in rows] == [f"VDC-O_query_{i}" for i in range(3)]
+    assert rows[0]["rank"] == 1
+    assert rows[0]["top"][0] == {"id": "VDC-O_corpus_0", "score": 1.0}
+    assert len(rows[0]["top"]) == 3
+
+
+def test_each_distinct_content_is_embedded_once(world, tmp_path):
+    embedder = small.FakeEmbedder()
+    _evaluate(world, embedder, tmp_path)
+    # Three videos of equal bytes in sixteen folders; queries differ by instruction.
+    assert sum(item.instruction is None for item in embedder.items) == 3
+    instructions = {(d.instruction, d.query_modality) for d in uvrb.DATASETS.values()}
+    queries = [item for item in embedder.items if item.instruction]
+    assert len(queries) == 3 * len(instructions)
+
+
+def test_a_second_run_embeds_nothing_and_repeats_every_byte(world, tmp_path):
+    _evaluate(world, small.FakeEmbedder(), tmp_path)
+    files = ["results.json", "report.html", "rankings/MS-TV.jsonl"]
+    before = [(tmp_path / f).read_bytes() for f in files]
+    again = small.FakeEmbedder()
+    _evaluate(world, again, tmp_path)
+    assert again.items == []
+    assert [(tmp_path / f).read_bytes() for f in files] == before
+
+
+def test_an_interrupted_run_goes_on(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.vectors._CHUNK", 4)
+    whole = _evaluate(world, small.FakeEmbedder(), tmp_path / "whole", ["MSRVTT"])
+
+    class Interrupted(small.FakeEmbedder):
+        def embed(self, items, desc="embed", progress=True):
+            if self.calls:
+                raise KeyboardInterrupt
+            return super().embed(items, desc)
+
+    first, second = Interrupted(), small.FakeEmbedder()
+    with pytest.raises(KeyboardInterrupt):
+        _evaluate(world, first, tmp_path / "cut", ["MSRVTT"])
+    assert not (tmp_path / "cut" / "results.json").exists()
+    assert _evaluate(world, second, tmp_path / "cut", ["MSRVTT"]) == whole
+    assert len(first.items) == 4 and len(second.items) == 2
+
+
+def test_vectors_of_other_weights_or_items_are_not_reused(tmp_path):
+    root, out = tmp_path / "root", tmp_path / "out"
+    folder = small.write_dataset(root, "CRB-T", 3)
+    _evaluate(root, small.FakeEmbedder(), out, ["CRB-T"])
+    other = small.FakeEmbedder(weights="other")
+    _evaluate(root, other, out, ["CRB-T"])
+    assert len(other.items) == 6
+    # The bytes of one video change: its side is stale, the queries are not.
+    small.write_video(folder / "videos" / "v0.mp4", seed=77)
+    third = small.FakeEmbedder(weights="other")
+    _evaluate(root, third, out, ["CRB-T"])
+    assert {i.id for i in third.items} == {f"CRB-T_corpus_{i}" for i in range(3)}
+    # A damaged file is as good as none.
+    (out / "embeddings" / "CRB-T.queries.npz").write_bytes(b"not a zip file")
+    fourth = small.FakeEmbedder(weights="other")
+    _evaluate(root, fourth, out, ["CRB-T"])
+    assert len(fourth.items) == 3
+
+
+def test_a_part_of_the_benchmark(world, tmp_path):
+    whole = _evaluate(world, small.FakeEmbedder(), tmp_path)
+    part = _evaluate(world, small.FakeEmbedder(), tmp_path, ["CRB-S", "VDC-O"])
+    assert part["complete"] is False
+    assert part["dataset_average"] is None and part["ability_average"] is None
+    assert part["abilities"]["FG"] is None
+    assert part["abilities"]["S"] == whole["abilities"]["S"]
+    assert part["ability_intervals"]["S"] == whole["ability_intervals"]["S"]
+    names = sorted(p.stem for p in (tmp_path / "rankings").iterdir())
+    assert names == ["CRB-S", "VDC-O"]  # none of an earlier run
+
+
+def test_an_absent_video_is_refused_before_anything_is_written(tmp_path):
+    root = tmp_path / "root"
+    folder = small.write_dataset(root, "MSRVTT", 3)
+    (folder / "videos" / "v1.mp4").unlink()
+    with pytest.raises(UserError, match=r"corpus.jsonl:2: no file .*v1.mp4 \(1 miss"):
+        _evaluate(root, small.FakeEmbedder(), tmp_path / "out", ["MSRVTT"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fault", ["absent", "unreadable"])
+def test_missing_media_can_be_counted_as_wrong(tmp_path, fault):
+    root, out = tmp_path / "root", tmp_path / "out"
+    folder = small.write_dataset(root, "MSRVTT", 3)
+    video = folder / "videos" / "v1.mp4"
+    video.unlink() if fault == "absent" else video.write_bytes(b"")
+    if fault == "unreadable":
+        with pytest.raises(UserError, match=r"MSRVTT_corpus_1.*\(empty file\), one of"):
+            _evaluate(root, small.FakeEmbedder(), out, ["MSRVTT"])
+        assert not (out / "results.json").exists()
+    results = _evaluate(root, small.FakeEmbedder(), out, ["MSRVTT"], allow_missing=True)
+    row = results["datasets"]["MSRVTT"]
+    # Ten places for three videos: a lost one must not be found even so.
+    assert row["missing"] == 1 and row["recall@10"] == pytest.approx(2 / 3)
+    listed = json.loads((out / "missing.jsonl").read_text())
+    assert listed["id"] == "MSRVTT_corpus_1" and listed["side"] == "corpus"
+    page = (out / "report.html").read_text()
+    assert "1 item could not be embedded" in page and listed["reason"] in page
+
+
+def test_counts_are_compared_only_where_asked(world, tmp_path, capsys):
+    run.read(_config(world, check_counts=True), ["CRB-S"])
+    assert "CRB-S: 3 queries and 3 corpus items, published 1000 and 1000" in (
+        capsys.readouterr().err
+    )
+    run.read(_config(world), ["CRB-S"])
+    assert capsys.readouterr().err == ""
+
+
+def test_intervals_need_resamples(world):
+    with pytest.raises(UserError, match=r"config.eval.bootstrap: 0, expected"):
+        run.read(_config(world, bootstrap=0), ["CRB-S"])
+
+
+def test_the_root_must_be_named():
+    config = _config("x")
+    config.eval.root = None
+    with pytest.raises(UserError, match=r"config.eval.root: not set"):
+        run.read(config, ["MSRVTT"])
+
+
+def test_the_report_is_self_contained_and_honest(world, tmp_path):
+    _evaluate(world, small.FakeEmbedder(confused={"v1"}), tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    page = _Page(text)
+    assert "script" not in page.tags and "link" not in page.tags
+    assert page.images
+    assert all(i.startswith("data:image/jpeg;base64,") for i in page.images)
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert page.tags.count("svg") == 2
+    words = " ".join(page.text.split())
+    assert "This is a test bed, not the published benchmark." in words
+    assert "published, real UVRB data – not comparable with this data" in words
+    assert "gives one point and no correlation" in words
+    for name in uvrb.DATASETS:
+        assert f'<details id="{name}"' in text
+    assert "runs/demo" in words
+    assert len(text) < 15_000_000
+
+
+def test_the_report_escapes_what_the_data_says(tmp_path):
+    root = tmp_path / "root"
+    folder = small.write_dataset(root, "MSRVTT", 2)
+    path = folder / "jsonl" / "queries.jsonl"
+    path.write_text(path.read_text().replace("look for", "<script>alert(1)</script>"))
+    _evaluate(root, small.FakeEmbedder(), tmp_path / "out", ["MSRVTT"])
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "<script" not in text and "&lt;script&gt;alert(1)" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--checkpoint=x", "--output=y"], 2, "--config"),
+        (["--config=configs/uvrb.py", "--nonsense=1"], 2, "nonsense"),
+        (["--config=configs/uvrb.py", "--config.eval.nonsense=1"], 2, "nonsense"),
+        (
+            ["--config=configs/uvrb_mini.py:nowhere", "--checkpoint=x", "--output=y"],
+            1,
+            "no folder 'nowhere'",
+        ),
+    ],
+)
+def test_the_command_fails_with_one_line(arguments, code, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "eval", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

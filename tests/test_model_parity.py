@@ -1,0 +1,247 @@
+"""Every module and the whole encoder against the torch model of `transformers`.
+
+float32, random weights that are far from their initial values. Bounds are absolute:
+1e-5 a module, 1e-4 end to end.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from gve_jax.model.layers import RMSNorm
+from gve_jax.model.rope import rotate, text_rotary, vision_rotary
+from gve_jax.model.vision import make_layout, normalise
+from tests.model_witness import (
+    embed,
+    hf_model,
+    jax_model,
+    make_item,
+    to_jax,
+    to_torch,
+    torch_embed,
+    window_order,
+)
+
+MODULE, WHOLE = 1e-5, 1e-4
+
+
+@pytest.fixture(scope="module")
+def witness():
+    return hf_model()
+
+
+@pytest.fixture(scope="module")
+def ours(witness):
+    return jax_model(witness)
+
+
+def block_of(stack, layer):
+    graph, state = nnx.split(stack)
+    return nnx.merge(graph, jax.tree.map(lambda p: p[layer], state))
+
+
+def close(ours, theirs, bound):
+    theirs = theirs.detach().numpy() if isinstance(theirs, torch.Tensor) else theirs
+    error = np.abs(np.asarray(ours) - theirs).max()
+    assert error <= bound, error
+
+
+def normal(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def test_rms_norm(witness, ours):
+    theirs = witness.model.language_model.norm
+    x = normal(7, 64) * 3
+    close(ours.text.norm(x), theirs(torch.from_numpy(x)), MODULE)
+    assert RMSNorm(ours.cfg, 64, 1e-6)(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_vision_rotary(witness):
+    coords = np.random.default_rng(0).integers(0, 60, (40, 2))
+    cos, sin = witness.model.visual.rotary_pos_emb(
+        torch.zeros(1), torch.from_numpy(coords)
+    )
+    mine = vision_rotary(coords, 16, 1e4)
+    close(np.tile(mine.cos[:, 0], 2), cos, MODULE)
+    close(np.tile(mine.sin[:, 0], 2), sin, MODULE)
+
+
+def test_text_rotary_with_sections(witness):
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
+
+    positions = np.random.default_rng(0).integers(0, 300, (2, 3, 11))
+    x = normal(2, 11, 4, 16)
+    cos, sin = witness.model.language_model.rotary_emb(
+        torch.from_numpy(x), torch.from_numpy(positions).transpose(0, 1)
+    )
+    theirs, _ = apply_rotary_pos_emb(*[torch.from_numpy(x)] * 2, cos, sin, 2)
+    mine = rotate(x.reshape(22, 4, 16), text_rotary(positions, 16, 1e4, (2, 3, 3)))
+    close(mine, theirs.numpy().reshape(22, 4, 16), MODULE)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("grid", [(2, 8, 8), (3, 6, 10)], ids=["exact", "partial"])
+def test_vision_block(witness, ours, full, grid):
+    order, windows = window_order(grid)
+    n = int(np.prod(grid))
+    frames = np.full(grid[0], grid[1] * grid[2])
+    item = make_item(np.random.default_rng(0), [("video", grid, 1.0)])
+    vision = to_jax(witness, [item], regular=False).vision
+    x, layer = normal(n, 32), int(full)
+    coords = vision.coords[0]
+    rotary = vision_rotary(coords, 16, 1e4)
+    mine = block_of(ours.visual.blocks, layer)(
+        x,
+        full,
+        make_layout(
+            vision.window_lengths, vision.window_index, vision.window_slot, rotary
+        ),
+        make_layout(
+            vision.frame_lengths, vision.frame_index, vision.frame_slot, rotary
+        ),
+    )
+    bounds = np.cumsum([0, *(frames if full else windows)])
+    theirs = witness.model.visual.blocks[layer](
+        torch.from_numpy(x),
+        cu_seqlens=torch.from_numpy(bounds),
+        position_embeddings=witness.model.visual.rotary_pos_emb(
+            torch.zeros(1), torch.from_numpy(coords)
+        ),
+    )
+    close(mine, theirs, MODULE)
+
+
+def test_merger(witness, ours):
+    x = normal(24, 32)
+    theirs = witness.model.visual.merger(torch.from_numpy(x))
+    assert np.abs(theirs.detach().numpy()).max() > 1
+    close(ours.visual.merger(x), theirs, MODULE)
+
+
+@pytest.mark.parametrize("length", [9, 300])  # one block of queries, and two
+def test_decoder_layer(witness, ours, length):
+    x = normal(2, length, 64)
+    rng = np.random.default_rng(0)
+    positions = np.sort(rng.integers(0, 50, (2, 3, length)))
+    language = witness.model.language_model
+    rope = language.rotary_emb(
+        torch.from_numpy(x), torch.from_numpy(positions).transpose(0, 1)
+    )
+    mask = torch.full((length, length), -torch.inf).triu(1)[None, None]
+    theirs = language.layers[0](
+        torch.from_numpy(x), attention_mask=mask, position_embeddings=rope
+    )
+    mine = block_of(ours.text.layers, 0)(
+        x.reshape(-1, 64), 2, text_rotary(positions, 16, 1e4, (2, 3, 3))
+    )
+    close(np.asarray(mine).reshape(x.shape), theirs, MODULE)
+
+
+def test_normalisation_of_pixels(ours):
+    patches = np.random.default_rng(0).integers(0, 256, (5, 1176), dtype=np.uint8)
+    item = dict(patches=[patches], grids=[(1, 1, 5)], kinds=["image"])
+    theirs = to_torch([item | dict(tokens=[0], types=[0], seconds=[])])["pixel_values"]
+    close(normalise(patches, ours.cfg), theirs, MODULE)
+
+
+@pytest.mark.parametrize("grid", [(1, 10, 14), (4, 6, 6), (2, 8, 16)])
+def test_vision_tower(witness, ours, grid):
+    item = make_item(np.random.default_rng(0), [("video", grid, 1.0)])
+    inputs = to_torch([item])
+    theirs = witness.model.visual(
+        inputs["pixel_values_videos"], inputs["video_grid_thw"]
+    ).pooler_output.detach()
+    graph, params = nnx.split(ours.visual)
+    run = jax.jit(lambda p, x: nnx.merge(graph, p)(x))
+    mine = run(params, to_jax(witness, [item]).vision)
+    order, _ = window_order(grid)
+    close(mine, theirs[order], MODULE)
+
+
+BATCHES = {
+    "text": [[9], [31], [1]],
+    "image": [[4, ("image", (1, 6, 10)), 3], [4, ("image", (1, 14, 6)), 20]],
+    "video": [[4, ("video", (4, 6, 6), 0.6), 3], [4, ("video", (4, 6, 6), 2.2), 1]],
+    "exact windows": [[("video", (2, 8, 16), 1.0), 3]],
+    "mixed": [
+        [3, ("video", (2, 4, 6), 1.5), ("image", (1, 10, 14)), 7],
+        [3, ("video", (3, 8, 10), 0.4), ("image", (1, 6, 6)), 2],
+    ],
+    "all in one batch": [
+        [5, ("video", (3, 6, 10), 0.7), 4],
+        [9],
+        [2, ("image", (1, 8, 12)), 3],
+        [3, ("video", (2, 4, 6), 1.0), ("image", (1, 10, 14)), 7],
+    ],
+    "long": [[("video", (8, 12, 14), 0.5), 100], [400]],
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_embedding(witness, ours, name):
+    rng = np.random.default_rng(1)
+    items = [make_item(rng, parts) for parts in BATCHES[name]]
+    theirs = torch_embed(witness, items)
+    mine = embed(ours, to_jax(witness, items))
+    assert mine.dtype == np.float32
+    close(mine, theirs, WHOLE)
+    if len(items) > 1:  # the bound means something: other items are far away
+        assert np.abs(theirs[0] - theirs[1]).max() > 0.1
+
+
+def test_unrolled_unpruned_padded_and_dense(witness):
+    rng = np.random.default_rng(1)
+    items = [make_item(rng, p) for p in BATCHES["all in one batch"]]
+    model = jax_model(witness, scan=False, attention="dense")
+    inputs = to_jax(witness, items, length=512, patches=1408)
+    mine = embed(model, inputs, prune_last=False)
+    close(mine, torch_embed(witness, items), WHOLE)
+
+
+def test_untied_and_one_layer():
+    witness = hf_model(seed=3, tied=False)
+    witness.model.language_model.layers = witness.model.language_model.layers[:1]
+    witness.config.text_config.num_hidden_layers = 1
+    witness.config.text_config.layer_types = ["full_attention"]
+    items = [make_item(np.random.default_rng(2), [3, ("image", (1, 4, 6)), 5])]
+    mine = embed(jax_model(witness), to_jax(witness, items))
+    close(mine, torch_embed(witness, items), WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("scan", "remat"), [(False, "none"), (True, "attn_out"), (False, "full")]
+)
+def test_gradients(witness, scan, remat):
+    """All parameters, through padding, index gathers and the pruned last layer."""
+    model = jax_model(witness, scan=scan, remat=remat)
+    rng = np.random.default_rng(1)
+    items = [make_item(rng, p) for p in BATCHES["all in one batch"]]
+    weights = normal(len(items), 64)
+
+    inputs = to_torch(items)
+    witness.zero_grad()
+    hidden = witness.model(**inputs).last_hidden_state
+    last = inputs["attention_mask"].sum(1) - 1
+    pooled = torch.nn.functional.normalize(hidden[torch.arange(4), last], dim=-1)
+    (pooled * torch.from_numpy(weights)).sum().backward()
+    theirs = {k: p.grad.numpy() for k, p in witness.named_parameters() if "lm_" not in k}
+
+    graph, params = nnx.split(model)
+    batch = to_jax(witness, items, length=128, patches=320)
+    grads = jax.jit(
+        jax.grad(lambda p: jnp.sum(nnx.merge(graph, p)(batch) * weights))
+    )(params)
+    from gve_jax.model.convert import _rows
+
+    flat = dict(nnx.to_flat_state(grads))
+    for row in _rows(model.cfg):
+        name = "model." + row.key.replace("model.", "language_model.")
+        mine = flat[row.path][...]
+        mine = np.asarray(mine if row.layer is None else mine[row.layer])
+        mine = row.transform[0](mine).reshape(row.shape)
+        scale = max(np.abs(theirs[name]).max(), 1.0)
+        close(mine / scale, theirs[name] / scale, WHOLE)
