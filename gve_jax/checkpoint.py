@@ -43,7 +43,9 @@ def weights_hash(params: Any) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.asarray(jax.device_get(leaf))
-        digest.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
+        digest.update(
+            f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode()
+        )
         digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     return digest.hexdigest()
 

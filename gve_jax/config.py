@@ -75,6 +75,9 @@ def default_config() -> ml_collections.ConfigDict:
     # Task -> batch size, where it differs.
     d.batch_sizes = ml_collections.ConfigDict({}, allow_dotted_keys=False)
     d.num_negatives = 0  # hard negatives used of each pair that has them
+    # Length classes of a task with less than this share of all batches are merged:
+    # each is a step shape to compile.
+    d.min_share = 0.0
     d.prefetch = 2  # batches prepared ahead
     d.workers = 16  # threads that read media
 

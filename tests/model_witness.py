@@ -23,10 +23,16 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
-def hf_config(tied=False, **text) -> Qwen2_5_VLConfig:
+def hf_config(tied=False, vocab_size=200, **token_ids) -> Qwen2_5_VLConfig:
+    ids = dict(
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=192,
+        vision_end_token_id=193,
+    )
     return Qwen2_5_VLConfig(
         text_config=dict(
-            vocab_size=200,
+            vocab_size=vocab_size,
             hidden_size=64,
             intermediate_size=96,
             num_hidden_layers=3,
@@ -37,7 +43,6 @@ def hf_config(tied=False, **text) -> Qwen2_5_VLConfig:
             ),
             bos_token_id=None,
             eos_token_id=None,
-            **text,
         ),
         vision_config=dict(
             depth=3,
@@ -48,11 +53,8 @@ def hf_config(tied=False, **text) -> Qwen2_5_VLConfig:
             fullatt_block_indexes=[1],
             tokens_per_second=2,
         ),
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-        vision_start_token_id=192,
-        vision_end_token_id=193,
         tie_word_embeddings=tied,
+        **ids | token_ids,
     )
 
 
@@ -77,9 +79,14 @@ def jax_model(model, **options) -> Encoder:
     return nnx.merge(abstract(cfg)[0], params)
 
 
-def embed(model, inputs, **kwargs) -> np.ndarray:
+def jit(f):
+    """Compiled without LLVM's optimisations: tests spend their time compiling."""
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def embed(model, inputs, jit=jit, **kwargs) -> np.ndarray:
     graph, params = nnx.split(model)
-    run = jax.jit(lambda p, x: nnx.merge(graph, p)(x, **kwargs))
+    run = jit(lambda p, x: nnx.merge(graph, p)(x, **kwargs))
     return np.asarray(run(params, inputs))
 
 

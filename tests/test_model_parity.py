@@ -18,6 +18,7 @@ from tests.model_witness import (
     embed,
     hf_model,
     jax_model,
+    jit,
     make_item,
     to_jax,
     to_torch,
@@ -86,7 +87,7 @@ def test_text_rotary_with_sections(witness):
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("grid", [(2, 8, 8), (3, 6, 10)], ids=["exact", "partial"])
 def test_vision_block(witness, ours, full, grid):
-    order, windows = window_order(grid)
+    windows = window_order(grid)[1]
     n = int(np.prod(grid))
     frames = np.full(grid[0], grid[1] * grid[2])
     item = make_item(np.random.default_rng(0), [("video", grid, 1.0)])
@@ -94,16 +95,15 @@ def test_vision_block(witness, ours, full, grid):
     x, layer = normal(n, 32), int(full)
     coords = vision.coords[0]
     rotary = vision_rotary(coords, 16, 1e4)
-    mine = block_of(ours.visual.blocks, layer)(
-        x,
-        full,
+    layouts = [
         make_layout(
             vision.window_lengths, vision.window_index, vision.window_slot, rotary
         ),
         make_layout(
             vision.frame_lengths, vision.frame_index, vision.frame_slot, rotary
         ),
-    )
+    ]
+    mine = jit(lambda x: block_of(ours.visual.blocks, layer)(x, full, *layouts))(x)
     bounds = np.cumsum([0, *(frames if full else windows)])
     theirs = witness.model.visual.blocks[layer](
         torch.from_numpy(x),
@@ -135,9 +135,8 @@ def test_decoder_layer(witness, ours, length):
     theirs = language.layers[0](
         torch.from_numpy(x), attention_mask=mask, position_embeddings=rope
     )
-    mine = block_of(ours.text.layers, 0)(
-        x.reshape(-1, 64), 2, text_rotary(positions, 16, 1e4, (2, 3, 3))
-    )
+    rotary = text_rotary(positions, 16, 1e4, (2, 3, 3))
+    mine = jit(lambda x: block_of(ours.text.layers, 0)(x, 2, rotary))(x.reshape(-1, 64))
     close(np.asarray(mine).reshape(x.shape), theirs, MODULE)
 
 
@@ -156,7 +155,7 @@ def test_vision_tower(witness, ours, grid):
         inputs["pixel_values_videos"], inputs["video_grid_thw"]
     ).pooler_output.detach()
     graph, params = nnx.split(ours.visual)
-    run = jax.jit(lambda p, x: nnx.merge(graph, p)(x))
+    run = jit(lambda p, x: nnx.merge(graph, p)(x))
     mine = run(params, to_jax(witness, [item]).vision)
     order, _ = window_order(grid)
     close(mine, theirs[order], MODULE)
@@ -198,7 +197,7 @@ def test_unrolled_unpruned_padded_and_dense(witness):
     items = [make_item(rng, p) for p in BATCHES["all in one batch"]]
     model = jax_model(witness, scan=False, attention="dense")
     inputs = to_jax(witness, items, length=512, patches=1408)
-    mine = embed(model, inputs, prune_last=False)
+    mine = embed(model, inputs, jit=jax.jit, prune_last=False)
     close(mine, torch_embed(witness, items), WHOLE)
 
 
@@ -228,18 +227,18 @@ def test_gradients(witness, scan, remat):
     last = inputs["attention_mask"].sum(1) - 1
     pooled = torch.nn.functional.normalize(hidden[torch.arange(4), last], dim=-1)
     (pooled * torch.from_numpy(weights)).sum().backward()
-    theirs = {k: p.grad.numpy() for k, p in witness.named_parameters() if "lm_" not in k}
+    theirs = {k: p.grad.numpy() for k, p in witness.model.named_parameters()}
 
     graph, params = nnx.split(model)
     batch = to_jax(witness, items, length=128, patches=320)
-    grads = jax.jit(
-        jax.grad(lambda p: jnp.sum(nnx.merge(graph, p)(batch) * weights))
-    )(params)
+    grads = jit(jax.grad(lambda p: jnp.sum(nnx.merge(graph, p)(batch) * weights)))(
+        params
+    )
     from gve_jax.model.convert import _rows
 
     flat = dict(nnx.to_flat_state(grads))
     for row in _rows(model.cfg):
-        name = "model." + row.key.replace("model.", "language_model.")
+        name = row.key.replace("model.", "language_model.")
         mine = flat[row.path][...]
         mine = np.asarray(mine if row.layer is None else mine[row.layer])
         mine = row.transform[0](mine).reshape(row.shape)

@@ -80,7 +80,9 @@ def test_it_learns_and_its_vectors_retrieve(pairs, tmp_path):
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
     embedder = Embedder.load(tmp_path / "run")
     names = list(tiny.COLOURS)
-    texts = [Item(n, text=f"a {n} square", instruction="Find the video.") for n in names]
+    texts = [
+        Item(n, text=f"a {n} square", instruction="Find the video.") for n in names
+    ]
     videos = [Item(n, video=str(pairs / f"{n}-left.mp4")) for n in names]
     query, target = embedder.embed(texts).vectors, embedder.embed(videos).vectors
     np.testing.assert_allclose(np.linalg.norm(target, axis=1), 1, atol=1e-5)

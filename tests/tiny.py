@@ -90,7 +90,6 @@ def config(pairs, **changes) -> ml_collections.ConfigDict:
     c.preprocess.token_buckets = (64, 128, 256)
     c.preprocess.exact_grids = ((2, 4, 4),)
     c.model.trainable = "all"
-    c.model.scan = False
     c.model.vision.update(
         depth=2, hidden_size=16, intermediate_size=32, num_heads=2,
         fullatt_block_indexes=(1,),

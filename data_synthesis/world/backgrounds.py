@@ -19,17 +19,17 @@ def paint(theme: str, rng: random.Random) -> np.ndarray:
     canvas = _PAINTERS[theme](rng)
     # Nuisance: light and hue of one theme differ from video to video.
     gain = rng.uniform(0.86, 1.12)
-    tint = np.array([rng.uniform(-9, 9) for _ in range(3)], np.float32)
-    grey = canvas.astype(np.float32)
-    mean = grey.mean(axis=2, keepdims=True)
-    muted = mean + (grey - mean) * rng.uniform(0.62, 0.8)
-    return np.clip(muted * gain + tint, 0, 255).astype(np.uint8)
+    tint = [rng.uniform(-9, 9) for _ in range(3)]
+    keep = rng.uniform(0.62, 0.8)
+    # Each channel towards the grey of its pixel, then light and hue: one matrix.
+    matrix = gain * (keep * np.eye(3) + (1 - keep) / 3)
+    return cv2.transform(canvas, np.column_stack([matrix, tint]))
 
 
 def _gradient(top, bottom) -> np.ndarray:
     t = np.linspace(0, 1, CANVAS, dtype=np.float32)[:, None]
     rows = np.array(top, np.float32) * (1 - t) + np.array(bottom, np.float32) * t
-    return np.repeat(rows[:, None], CANVAS, axis=1).astype(np.uint8)
+    return np.repeat(rows.astype(np.uint8)[:, None], CANVAS, axis=1)
 
 
 def _wave(y: float, height: float, period: float, phase: float) -> np.ndarray:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
 
 from data_synthesis.world import jobs, raw, tasks, uvrb_mini
 from data_synthesis.world.encode import write_bytes
@@ -18,22 +17,20 @@ MANIFEST = "world.json"
 STARTED = "world.started.json"  # says which world an interrupted build was making
 
 
-def build(
-    output: str,
-    seed: int,
-    videos: int,
-    processes: int,
-    report: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> dict:
-    """Writes the world, or finds it there. Returns its manifest.
+def build(output: str, seed: int, videos: int, processes: int = 1) -> dict:
+    """Writes the world, or finds it there; shows its progress on stderr.
 
     Args:
       output: folder, absent, empty or holding the same world (whole or interrupted).
       videos: number of training videos, at least MIN_VIDEOS.
-      report: called with (stage, done, total).
+      processes: that render; the files do not depend on it.
+
+    Returns:
+      The manifest.
 
     Raises:
-      UserError: the folder holds something else, or a number is out of range.
+      UserError: the folder holds something else, cannot be written, or a number is out
+        of range.
     """
     if videos < MIN_VIDEOS:
         raise UserError(f"--videos={videos}: a world needs {MIN_VIDEOS} or more")
@@ -41,11 +38,23 @@ def build(
         raise UserError(f"--seed={seed}: give a number from 0 on")
     if processes < 1:
         raise UserError(f"--processes={processes}: give a number from 1 on")
+    output = os.path.normpath(output)
     wanted = {"version": VERSION, "seed": seed, "videos": videos}
     done = _check_folder(output, wanted)
     if done is not None:
         return done
-    plan = make_plan(seed, videos)
+    try:
+        return _build(output, wanted, processes)
+    except OSError as e:
+        where = e.filename or output
+        raise UserError(
+            f"{where}: cannot be written ({e.strerror or e}); mend that and run the "
+            "same command again"
+        ) from None
+
+
+def _build(output: str, wanted: dict, processes: int) -> dict:
+    plan = make_plan(wanted["seed"], wanted["videos"])
     records = raw.make_records(plan)
     train, mini = f"{output}/train", f"{output}/uvrb_mini"
     work = [
@@ -53,11 +62,9 @@ def build(
         *uvrb_mini.make_jobs(plan, mini),
         *raw.make_jobs(plan, records, f"{output}/raw"),
     ]
-    _render(work, processes, report)
-    report("writing texts", 0, 1)
+    jobs.run_jobs(work, processes)
     raw.place_files(records, train, f"{output}/raw")
     files = _write_files(plan, records, output)
-    report("writing texts", 1, 1)
     manifest = {
         **wanted,
         "counts": _counts(plan, records, files),
@@ -67,9 +74,9 @@ def build(
         },
         "media_sha256": _sha256(sorted({p for j in work for p in j.outputs})),
     }
+    # Last of all: who finds the manifest finds the whole world.
     write_json(f"{output}/{MANIFEST}", manifest)
     os.remove(f"{output}/{STARTED}")
-    report("done", 1, 1)
     return manifest
 
 
@@ -113,19 +120,6 @@ def _check_folder(output: str, wanted: dict) -> dict | None:
         raise UserError(f"--output={output}: cannot be made ({e.strerror})") from None
     write_json(f"{output}/{STARTED}", wanted)
     return None
-
-
-def _render(work, processes, report) -> None:
-    todo = sum(not all(map(os.path.exists, j.outputs)) for j in work)
-    done = 0
-    report("rendering", done, todo)
-
-    def progress():
-        nonlocal done
-        done += 1
-        report("rendering", done, todo)
-
-    jobs.run_jobs(work, processes, progress)
 
 
 def _write_files(plan: Plan, records, output: str) -> list[str]:

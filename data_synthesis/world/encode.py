@@ -13,7 +13,7 @@ from data_synthesis.world.scene import FPS, VIEW
 
 
 def write_video(
-    path: str, frames: Iterable[np.ndarray], fps: int = FPS, crf: int = 25
+    path: str, frames: Iterable[np.ndarray], fps: int = FPS, crf: int = 27
 ) -> None:
     """Writes uint8 RGB frames [h, w, 3] (even sides) as MP4, atomically.
 
@@ -28,7 +28,7 @@ def write_video(
                 stream = out.add_stream(
                     "libx264",
                     rate=fps,
-                    options={"preset": "ultrafast", "crf": str(crf), "threads": "1"},
+                    options={"preset": "superfast", "crf": str(crf), "threads": "1"},
                 )
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
@@ -65,21 +65,27 @@ def write_bytes(path: str, data: bytes) -> None:
 class Jitter:
     """One other camera on the same scene: crop, light and tint, fixed for a clip.
 
-    Strong enough that a frame cannot be matched to its video by its mean colour, mild
-    enough that colours keep their names.
+    Strong enough that a frame cannot be matched to its video by its colours and where
+    they are, mild enough that colours keep their names. The crop keeps `focus`, a
+    point (x, y) in pixels, well inside.
     """
 
-    def __init__(self, rng: random.Random):
-        self.side = round(VIEW * rng.uniform(0.82, 1.0))
-        self.x = rng.randint(0, VIEW - self.side)
-        self.y = rng.randint(0, VIEW - self.side)
-        gain = rng.uniform(0.75, 1.25)
+    def __init__(self, rng: random.Random, focus: tuple[float, float]):
+        self.side = round(VIEW * rng.uniform(0.68, 0.95))
+        self.x = self._offset(rng, focus[0])
+        self.y = self._offset(rng, focus[1])
+        gain = rng.uniform(0.72, 1.28)
         values = np.arange(256, dtype=np.float32)
         tables = [
-            values * gain * rng.uniform(0.88, 1.12) + rng.uniform(-14, 14)
+            values * gain * rng.uniform(0.86, 1.14) + rng.uniform(-16, 16)
             for _ in range(3)
         ]
         self.table = np.clip(np.stack(tables, 1), 0, 255).astype(np.uint8)[None]
+
+    def _offset(self, rng: random.Random, focus: float) -> int:
+        low = max(0, min(VIEW - self.side, int(focus) + 26 - self.side))
+        high = max(low, min(VIEW - self.side, int(focus) - 26))
+        return rng.randint(low, high)
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """uint8 [VIEW, VIEW, 3] -> the same size, seen otherwise."""

@@ -101,7 +101,7 @@ def _holds(scene: graph.Scene, fact: list, bound: dict[int, int]) -> bool:
     if kind == "thing":
         return all(getattr(thing, name) == value for name, value in fact[2])
     if kind == "place":
-        return graph.place(thing) == fact[2]
+        return graph.place(scene, who) == fact[2]
     if kind == "relation":
         return graph.relation(scene, who, bound[fact[3]]) == fact[2]
     if kind == "event":

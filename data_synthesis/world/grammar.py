@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from data_synthesis.world import lexicon as lex
+from data_synthesis.world import lexicon_moves as verbs
 from data_synthesis.world import scene as graph
 
 
@@ -102,7 +103,7 @@ class Teller:
         """What an event does, with its pace or without."""
         speed = event.pace if event.pace and self.chance(pace) else None
         self.claim("event", event.who, event.motion, speed)
-        return self.pick(lex.MOVES[event.motion, speed])[gerund]
+        return self.pick(verbs.MOVES[event.motion, speed])[gerund]
 
     def moves(self, i: int, gerund: bool = False) -> str:
         """All that thing i does, in order; "" if it rests."""
@@ -120,7 +121,7 @@ class Teller:
         return parts[0] + joint + parts[1]
 
     def place(self, i: int) -> str:
-        value = graph.place(self.scene.things[i])
+        value = graph.place(self.scene, i)
         self.claim("place", i, value)
         return self.pick(lex.PLACES[value])
 
@@ -132,20 +133,15 @@ class Teller:
         self.claim("relation", i, value, j)
         return f"{self.pick(lex.RELATIONS[value])} {self.noun(j)}"
 
-    def at_start(self, *who: int) -> bool:
-        """Whether a statement of place needs "at the start"."""
-        moved = any(self.scene.travels(i) for i in who)
-        return moved or self.scene.camera[0].move != "static"
-
     def camera(self, pace: float = 0.8) -> str:
         """ "pans left slowly", "pans left and then zooms in quickly"."""
         parts = []
         for segment in self.scene.camera:
-            phrase = self.pick(lex.CAMERAS[segment.move])
+            phrase = self.pick(verbs.CAMERAS[segment.move])
             speed = segment.pace if segment.pace and self.chance(pace) else None
             self.claim("camera", segment.move, speed)
             if speed:
-                word = self.pick(lex.PACES[speed])
+                word = self.pick(verbs.PACES[speed])
                 phrase = f"{phrase} {word}" if self.chance(0.5) else f"{word} {phrase}"
             parts.append(phrase)
         if len(parts) > 1:
@@ -163,7 +159,8 @@ class Teller:
         if choice == 0:
             return f"This is a scene {theme}."
         if choice == 1:
-            return f"{capital(theme)}, {self.noun(0, self.extras(0.3))} is the main object."
+            noun = self.noun(0, self.extras(0.3))
+            return f"{capital(theme)}, {noun} is the main object."
         self.claim("count", n)
         verb = "is" if n == 1 else "are"
         return (
@@ -182,8 +179,12 @@ class Teller:
 
     def thing(self, i: int) -> str:
         """Look and place of a thing."""
-        start = self.pick(("at first", "at the start", "in the beginning"))
-        start = f" {start}" if self.at_start(i) else ""
+        start = ""
+        if graph.appears(self.scene, i):
+            self.claim("event", i, "appear", None)
+            start = " " + self.pick(("when it appears", "once it has appeared"))
+        elif self.scene.travels(i) or self.scene.camera[0].move != "static":
+            start = " " + self.pick(("at first", "at the start", "in the beginning"))
         noun = self.noun(i, ("size", "texture", "colour"))
         place = self.place(i)
         if self.scene.layout == "inside" and i == 0:
@@ -191,7 +192,7 @@ class Teller:
         return self.pick(
             (
                 f"{capital(noun)} is {place}{start}.",
-                f"{capital(place)} of the frame{start} there is {noun}.",
+                f"{capital(place)} of the frame there is {noun}{start}.",
                 f"{capital(noun)} can be seen {place}{start}.",
             )
         )
@@ -199,7 +200,9 @@ class Teller:
     def relation_sentence(self, i: int, j: int) -> str:
         noun = self.noun(i)
         phrase = self.relation(i, j)
-        if self.at_start(i, j):
+        # Pans and zooms leave relations as they are; a roll turns them.
+        rolls = any(c.move.startswith("roll") for c in self.scene.camera)
+        if rolls or self.scene.travels(i) or self.scene.travels(j):
             start = self.pick(("At the start", "In the beginning", "At first"))
             return f"{start}, {noun} is {phrase}."
         verb = self.pick(("is", "stands", "is placed"))
@@ -226,7 +229,10 @@ class Teller:
         """When the only event of thing i happens."""
         event = self.scene.events_of(i)[0]
         noun, move = self.noun(i), self.move(event)
-        if event.end - event.start > 0.75:
+        sudden = event.motion in ("appear", "vanish")
+        if event.end - event.start > 0.75 and sudden:
+            when = ("Halfway through the clip", "In the middle of the clip")
+        elif event.end - event.start > 0.75:
             when = ("During the whole clip", "From start to finish", "All the time")
         elif event.start < 0.25:
             when = ("In the first half", "Early in the clip", "Right at the start")
@@ -260,12 +266,12 @@ class Teller:
         noun = self.noun(i)
         event = self.scene.events_of(i)[0]
         self.claim("event", i, event.motion, None)
-        text = self.pick(lex.MOVE_DETAILS[event.motion])
-        lead = self.pick(("This happens clearly", "The motion is easy to see"))
+        text = self.pick(verbs.MOVE_DETAILS[event.motion])
+        lead = self.pick(("See how", "Watch how", "Notice how"))
         if "{" in text:
             text = text.replace("{it}", noun).replace("{It}", capital(noun))
             return text
-        return f"{lead} with {noun}. {text}"
+        return f"{lead} {noun} {self.move(event, pace=0.2)}. {text}"
 
     def texture(self, i: int) -> str:
         thing = self.scene.things[i]
@@ -278,7 +284,7 @@ class Teller:
         thing = self.scene.things[i]
         noun = self.noun(i, ("size", "colour"))
         detail = self.pick(lex.SHAPE_SENTENCES[thing.shape])
-        lead = self.pick(("Look at", "Notice", "There is"))
+        lead = self.pick(("There is", "Notice", "Look at", "Here is"))
         return f"{lead} {noun}. {detail}"
 
     def camera_sentence(self) -> str:
@@ -287,7 +293,7 @@ class Teller:
     def camera_detail(self) -> str:
         segment = self.scene.camera[-1]
         self.claim("camera", segment.move, None)
-        return self.pick(lex.CAMERA_DETAILS[segment.move])
+        return self.pick(verbs.CAMERA_DETAILS[segment.move])
 
     def count(self) -> str:
         n = len(self.scene.things)
@@ -297,8 +303,8 @@ class Teller:
             return self.pick(
                 (
                     "No other object is around.",
-                    "It is the only object in the video.",
-                    "Apart from it, the scene is empty.",
+                    "There is only one object in the whole video.",
+                    "Apart from the main object, the scene is empty.",
                 )
             )
         return self.pick(
@@ -314,8 +320,9 @@ class Teller:
         for i, thing in enumerate(self.scene.things):
             self.claim("thing", i, (("colour", thing.colour),))
             words.append(self.pick(lex.COLOURS[thing.colour]))
-        noun = "object is" if len(words) == 1 else "objects are"
-        return f"The colors of the {noun} {listing(words)}."
+        if len(words) == 1:
+            return f"The color of the object is {words[0]}."
+        return f"The colors of the objects are {listing(words)}."
 
     def summary(self) -> str:
         noun = self.noun(0, ("colour",))
@@ -330,10 +337,10 @@ class Teller:
         ).replace("a icy", "an icy")
 
     def length(self) -> str:
+        seconds = lex.NUMBERS.get(round(self.scene.seconds), "a few")
         return self.pick(
             (
-                f"The shot takes about {lex.NUMBERS.get(round(self.scene.seconds), 'a few')} "
-                "seconds without any cut.",
+                f"The shot takes about {seconds} seconds without any cut.",
                 "The scene is filmed in a single shot without a cut.",
                 "Nothing else happens in this short clip.",
             )

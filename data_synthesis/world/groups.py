@@ -12,6 +12,7 @@ from data_synthesis.world import lexicon as lex
 from data_synthesis.world import scene as graph
 from data_synthesis.world.facts import Caption, scene_satisfies
 from data_synthesis.world.grammar import Teller, capital
+from data_synthesis.world.motion import HIDING, PACES
 
 LOOKS = 3
 SETTINGS = 3
@@ -29,10 +30,14 @@ class Group(NamedTuple):
 
 
 class Setting(NamedTuple):
+    """All that a text can say without telling the look: equal for every look."""
+
     theme: str
     motion: str
     mood: str
+    pace: str
     companion: tuple[str, str] | None  # (shape, colour) beside the main thing
+    relation: str  # of the main thing to its companion
 
 
 def sample_group(rng: random.Random, split: str) -> Group:
@@ -54,8 +59,7 @@ def sample_group(rng: random.Random, split: str) -> Group:
 def _settings(rng: random.Random) -> list[Setting]:
     """Three settings that overlap pairwise, and that of the references."""
     a, b, reference_theme = rng.sample(graph.THEMES, 3)
-    # "appear" and "vanish" would hide the look itself for half of the time.
-    motions = [m for m in graph.MOTIONS if m not in ("appear", "vanish", "flash")]
+    motions = [m for m in graph.MOTIONS if m not in HIDING]
     p, q, reference_motion = rng.sample(motions, 3)
     kinds = rng.choice(
         (
@@ -69,11 +73,21 @@ def _settings(rng: random.Random) -> list[Setting]:
         companion = None
         if rng.random() < 0.4:
             companion = (rng.choice(graph.SHAPES), rng.choice(graph.COLOURS))
-        settings.append(Setting(theme, motion, rng.choice(graph.MOODS), companion))
+        settings.append(_setting(rng, theme, motion, companion))
     while len(settings) < SETTINGS:
-        settings.append(Setting(b, p, rng.choice(graph.MOODS), None))
-    mood = rng.choice(graph.MOODS)
-    return [*settings, Setting(reference_theme, reference_motion, mood, None)]
+        settings.append(_setting(rng, b, p, None))
+    return [*settings, _setting(rng, reference_theme, reference_motion, None)]
+
+
+def _setting(rng, theme, motion, companion) -> Setting:
+    return Setting(
+        theme,
+        motion,
+        mood=rng.choice(graph.MOODS),
+        pace=rng.choice(PACES),
+        companion=companion,
+        relation=rng.choice(("left of", "right of", "above", "below")),
+    )
 
 
 def _looks(rng, split, settings) -> list[tuple[str, str, str, str]] | None:
@@ -105,14 +119,18 @@ def _scene(rng, split, look, setting: Setting) -> graph.Scene:
         first_motion=setting.motion,
         theme=setting.theme,
         mood=setting.mood,
+        pace=setting.pace,
         companion=setting.companion,
         num_things=(1,),
         camera=0.0,
         second_event=0.0,
         other_events=0.0,
-        seconds=(3.0, 4.0),
+        seconds=(3.0, 3.8),
     )
-    return graph.sample_scene(rng, split, wish)
+    while True:
+        scene = graph.sample_scene(rng, split, wish)
+        if not setting.companion or graph.relation(scene, 0, 1) == setting.relation:
+            return scene
 
 
 def edit(

@@ -6,13 +6,18 @@ interrupted build goes on where it stopped.
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Iterable
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 import cv2
 
 from data_synthesis.world import encode, motion, render
-from data_synthesis.world.scene import Video, stream
+from data_synthesis.world.scene import Scene, Video, stream
+from gve_jax.progress import ProgressLine
+from gve_jax.types import UserError
 
 
 class Still(NamedTuple):
@@ -63,58 +68,78 @@ def run_job(job: Job) -> int:
     drawn = []
     for index, scene in enumerate(job.video.scenes):
         clips = [c for c in job.clips if c.scene == index and c.path in missing]
-        frames = list(render.frames(scene)) if whole or clips else []
+        stills = [s for s in job.stills if s.scene == index and s.path in missing]
+        if not (whole or clips or stills):
+            continue
+        stage = render.Stage(scene)
+        frames = list(stage.frames()) if whole or clips else []
         drawn += frames
         for clip in clips:
-            _write_clip(job.seed, clip, frames)
-        for still in job.stills:
-            if still.scene == index and still.path in missing:
-                image = render.Stage(scene).frame(still.u)
-                quality = 88
-                if still.jitter is not None:
-                    rng = stream(job.seed, "still", still.jitter)
-                    image = encode.Jitter(rng)(image)
-                    quality = rng.randint(45, 85)
-                encode.write_image(still.path, image, quality)
+            _write_clip(job.seed, clip, scene, frames)
+        for still in stills:
+            image, quality = stage.frame(still.u), 85
+            if still.jitter is not None:
+                rng = stream(job.seed, "still", still.jitter)
+                image = encode.Jitter(rng, motion.seen_at(scene, 0, still.u))(image)
+                quality = rng.randint(45, 80)
+            encode.write_image(still.path, image, quality)
     if whole:
         encode.write_video(job.path, drawn)
     return len(missing)
 
 
-def _write_clip(seed: int, clip: Clip, frames: list) -> None:
+def _write_clip(seed: int, clip: Clip, scene: Scene, frames: list) -> None:
     first = int(clip.start * (len(frames) - 1))
     last = max(first + 8, round(clip.end * (len(frames) - 1)) + 1)
     part = frames[first:last]
     if clip.frozen:
         part = [part[0]] * len(part)
-    crf = 25
+    crf = 27
     if clip.jitter is not None:
         rng = stream(seed, "clip", clip.jitter)
-        look = encode.Jitter(rng)
+        middle = (clip.start + clip.end) / 2
+        look = encode.Jitter(rng, motion.seen_at(scene, 0, middle))
         part = [look(f) for f in part]
-        crf = rng.randint(22, 32)
+        crf = rng.randint(25, 34)
     encode.write_video(clip.path, part, crf=crf)
 
 
-def run_jobs(jobs: Iterable[Job], processes: int, progress: Callable[[], None]) -> None:
-    """Runs jobs in worker processes; the files do not depend on how many."""
-    jobs = [j for j in jobs if not all(map(os.path.exists, j.outputs))]
+def run_jobs(jobs: Iterable[Job], processes: int) -> None:
+    """Runs jobs in worker processes; the files do not depend on how many.
+
+    Raises:
+      UserError: a worker died.
+    """
+    jobs = list(jobs)
+    todo = [j for j in jobs if not all(map(os.path.exists, j.outputs))]
     # The longest first, so that no worker ends alone on a long one.
-    jobs.sort(key=lambda j: (-j.video.seconds, j.video.id))
-    for folder in sorted({os.path.dirname(p) for j in jobs for p in j.outputs}):
+    todo.sort(key=lambda j: (-j.video.seconds, j.video.id))
+    for folder in sorted({os.path.dirname(p) for j in todo for p in j.outputs}):
         os.makedirs(folder, exist_ok=True)
-    if processes <= 1 or len(jobs) < 8:
-        for job in jobs:
-            run_job(job)
-            progress()
-        return
-    # Spawned, not forked: the caller may have threads (progress, BLAS).
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes) as pool:
-        for _ in pool.imap_unordered(run_job, jobs, chunksize=4):
-            progress()
-        pool.close()
-        pool.join()
+    with ProgressLine("world", len(jobs), "videos", len(jobs) - len(todo)) as line:
+        if processes == 1 or len(todo) < 8:
+            for job in todo:
+                run_job(job)
+                line.advance()
+            return
+        # Spawned, not forked: the caller may have threads (progress, BLAS).
+        context = multiprocessing.get_context("spawn")
+        pool = futures.ProcessPoolExecutor(processes, context, _ignore_interrupt)
+        try:
+            for _ in pool.map(run_job, todo, chunksize=4):
+                line.advance()
+        except BrokenProcessPool:
+            raise UserError(
+                f"--processes={processes}: a rendering process was killed (out of "
+                "memory?); run the same command again, with fewer, to go on"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupt() -> None:
+    # Ctrl-C reaches every process; the parent alone answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def main_in_sight(video: Video, index: int, purpose: str, seed: int) -> float:
@@ -123,8 +148,8 @@ def main_in_sight(video: Video, index: int, purpose: str, seed: int) -> float:
     rng = stream(seed, purpose, video.id, index)
     for _ in range(50):
         u = rng.random()
-        state = motion.state(scene, 0, u)
-        x, y = motion.to_view(scene, state.x, state.y, u)
-        if state.alpha > 0.8 and 16 < x < 152 and 16 < y < 152:
+        x, y = motion.seen_at(scene, 0, u)
+        alpha = motion.state(scene, 0, u).alpha
+        if alpha > 0.8 and 16 < x < 152 and 16 < y < 152:
             return u
     return 0.5

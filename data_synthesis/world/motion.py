@@ -26,8 +26,12 @@ MOTIONS = (
 )
 STRAIGHT = ("left", "right", "up", "down")
 TRAVELLING = (*STRAIGHT, "zigzag")
+# After these a thing may be elsewhere or gone.
+LEAVING = (*TRAVELLING, "vanish")
 # Motions that leave the centre where it is.
 IN_PLACE = ("spin", "grow", "shrink", "pulse", "appear", "vanish", "flash")
+# Motions during which a thing is out of sight for a while.
+HIDING = ("appear", "vanish", "flash")
 PACES = ("slow", "fast")
 CAMERA_MOVES = (
     "static",
@@ -188,6 +192,12 @@ def view(scene, u: float) -> View:
             x += size * math.sin(37.7 * u + 1.0)
             y += size * math.sin(53.1 * u + 2.0)
     return View(x, y, zoom, angle, near)
+
+
+def seen_at(scene, who: int, u: float) -> tuple[float, float]:
+    """Where thing `who` is in the view at time u, in pixels."""
+    thing = state(scene, who, u)
+    return to_view(scene, thing.x, thing.y, u)
 
 
 def to_view(scene, x: float, y: float, u: float) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from data_synthesis.world.groups import Group, sample_group
 from data_synthesis.world.scene import Video, Wish, sample_scene, stream
 
-LONG_SHARE = 0.15  # of the training videos have several scenes
+LONG_SHARE = 0.14  # of the training videos have several scenes
 GROUP_SHARE = 0.4  # of the single-scene ones come in groups for composed queries
 FULL_SIZE = 1000  # training videos from which on the evaluation has its full size
 
@@ -19,7 +19,11 @@ class Pool(NamedTuple):
 
 
 SHOT_OF_MANY = Wish(
-    num_things=(1, 1, 2, 2, 3), camera=0.25, second_event=0.25, seconds=(2.8, 3.6)
+    num_things=(1, 1, 2, 2, 3),
+    camera=0.25,
+    second_event=0.2,
+    seconds=(2.5, 3.2),
+    steady=True,
 )
 POOLS = {
     # MSRVTT, MSRVTT-I2V, PEV-K
@@ -29,7 +33,7 @@ POOLS = {
         150, (1,), Wish(num_things=(1, 2, 3, 3, 4), second_event=0.7, other_events=0.6)
     ),
     # VDC-O, VDC-D
-    "vdc": Pool(120, (1,), Wish(num_things=(1, 2, 3, 4), seconds=(4.0, 6.0))),
+    "vdc": Pool(120, (1,), Wish(num_things=(1, 2, 3, 4), seconds=(4.0, 5.5))),
     # CMRB
     "camera": Pool(
         160, (1,), Wish(num_things=(1, 1, 2), camera=0.95, second_event=0.2)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from data_synthesis.world import captions
 from data_synthesis.world import lexicon as lex
 from data_synthesis.world.encode import write_bytes
+from data_synthesis.world.facts import Caption, satisfies
 from data_synthesis.world.jobs import Clip, Job
 from data_synthesis.world.plan import Plan
 from data_synthesis.world.scene import Video, stream
@@ -67,19 +68,24 @@ def make_records(plan: Plan) -> list[Record]:
         noises += [noise] * max(1, round(rate * count))
     noises += ["none"] * (count - len(noises))
     rng.shuffle(noises)
-    # Duplicates need an earlier clean record.
+    # Duplicates need an earlier clean record, of a single scene for some.
     noises[noises.index("none")], noises[0] = noises[0], "none"
+    single = next(i for i, v in enumerate(videos) if _fits(v, 1))
+    videos[0], videos[single] = videos[single], videos[0]
     records: list[Record] = []
     for i, (video, noise) in enumerate(zip(videos, noises, strict=False)):
         own = stream(plan.seed, "raw", i)
         name, original = f"raw_{i:05d}", ""
         if noise in ("duplicate", "reencoded"):
-            first = own.choice([r for r in records if r.noise == "none"])
+            # A re-encoded record shows one scene: that must be all there is.
+            most = 1 if noise == "reencoded" else 9
+            first = own.choice(
+                [r for r in records if r.noise == "none" and _fits(r.video, most)]
+            )
             video, original = first.video, first.id
-        text, text_of = _caption(video, own), video.id
+        text, text_of = _caption(video, own).text, video.id
         if noise == "wrong_text":
-            other = own.choice([v for v in plan.train if v.id != video.id])
-            text, text_of = _caption(other, own), other.id
+            text, text_of = _wrong(video, plan, own)
         elif noise == "title":
             title = own.choice(TITLES).replace("{n}", str(own.randrange(1000)))
             text, text_of = title, ""
@@ -94,11 +100,24 @@ def make_records(plan: Plan) -> list[Record]:
     return records
 
 
-def _caption(video: Video, rng: random.Random) -> str:
+def _fits(video: Video, most: int) -> bool:
+    return len(video.scenes) <= most
+
+
+def _wrong(video: Video, plan: Plan, rng: random.Random) -> tuple[str, str]:
+    """(text, id of the video it tells of): a text that does not hold of `video`."""
+    while True:
+        other = rng.choice(plan.train)
+        caption = _caption(other, rng)
+        if not satisfies(video, caption.facts):
+            return caption.text, other.id
+
+
+def _caption(video: Video, rng: random.Random) -> Caption:
     form = "moments" if len(video.scenes) <= 3 else "long"
     if len(video.scenes) == 1:
         form = rng.choice(("short", "concise", "concise", "general", "partial"))
-    return captions.caption(video, form, rng).text
+    return captions.caption(video, form, rng)
 
 
 def make_jobs(plan: Plan, records: list[Record], folder: str) -> list[Job]:

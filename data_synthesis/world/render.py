@@ -26,9 +26,9 @@ RGB = {
 # Mood -> (gain per channel, haze 0..1 towards white, vignette 0..1).
 MOOD_GRADE = {
     "cheerful": ((1.14, 1.14, 1.08), 0.06, 0.0),
-    "gloomy": ((0.56, 0.58, 0.62), 0.0, 0.0),
-    "warm": ((1.2, 0.98, 0.7), 0.0, 0.0),
-    "cold": ((0.7, 0.92, 1.24), 0.0, 0.0),
+    "gloomy": ((0.6, 0.61, 0.64), 0.0, 0.0),
+    "warm": ((1.2, 0.98, 0.72), 0.0, 0.0),
+    "cold": ((0.74, 0.93, 1.22), 0.0, 0.0),
     "dreamy": ((1.0, 0.97, 1.02), 0.42, 0.0),
     "mysterious": ((0.86, 0.84, 0.92), 0.0, 0.75),
 }
@@ -36,14 +36,6 @@ THING_GRADE = 0.3  # share of the mood that reaches the things: colours stay rea
 SPRITE = 128  # pixels of a sprite, its thing spanning SPRITE_SPAN of them
 SPRITE_SPAN = 108
 _SHIFT = 4  # sub-pixel bits of cv2's fixed-point coordinates
-
-
-def frames(scene: Scene) -> Iterator[np.ndarray]:
-    """Yields uint8 [VIEW, VIEW, 3] RGB frames, `scene.num_frames` of them."""
-    stage = Stage(scene)
-    last = max(1, scene.num_frames - 1)
-    for k in range(scene.num_frames):
-        yield stage.frame(k / last)
 
 
 class Stage:
@@ -64,8 +56,14 @@ class Stage:
             fall = np.clip(1.12 - vignette * 2.6 * (x * x + y * y), 0.15, 1.0)
             self.mask = np.repeat((fall * 255).astype(np.uint8)[:, :, None], 3, 2)
 
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yields the `scene.num_frames` frames of the scene."""
+        last = max(1, self.scene.num_frames - 1)
+        for k in range(self.scene.num_frames):
+            yield self.frame(k / last)
+
     def frame(self, u: float) -> np.ndarray:
-        """The frame at time u in 0..1."""
+        """The frame at time u in 0..1: uint8 [VIEW, VIEW, 3] RGB."""
         scene, camera = self.scene, motion.view(self.scene, u)
         turn = math.radians(camera.angle)
         cos, sin = math.cos(turn) * camera.zoom, math.sin(turn) * camera.zoom
@@ -114,11 +112,16 @@ def _grade(image: np.ndarray, gains, haze: float, share: float) -> np.ndarray:
 
 def _grade_sprite(sprite: np.ndarray, gains, haze: float) -> np.ndarray:
     colour = _grade(np.ascontiguousarray(sprite[..., :3]), gains, haze, THING_GRADE)
-    return np.dstack([colour, sprite[..., 3]])
+    opacity = sprite[..., 3]
+    # Premultiplied: what blending and interpolation want.
+    colour = cv2.multiply(
+        colour, cv2.cvtColor(opacity, cv2.COLOR_GRAY2RGB), scale=1 / 255
+    )
+    return np.dstack([colour, opacity])
 
 
 def _draw(out, sprite, x, y, size, angle, alpha) -> None:
-    """Blends a sprite onto the frame, centred at (x, y), in place."""
+    """Blends a premultiplied sprite onto the frame, centred at (x, y), in place."""
     scale = size / SPRITE_SPAN
     reach = SPRITE / 2 * scale * 1.42 + 1
     x0, y0 = max(0, math.floor(x - reach)), max(0, math.floor(y - reach))
@@ -135,12 +138,12 @@ def _draw(out, sprite, x, y, size, angle, alpha) -> None:
         ]
     )
     patch = cv2.warpAffine(sprite, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
-    opacity = patch[..., 3:].astype(np.int32)
     if alpha < 1:
-        opacity = (opacity * alpha).astype(np.int32)
+        patch = cv2.convertScaleAbs(patch, alpha=alpha)
     under = out[y0:y1, x0:x1]
-    over = patch[..., :3].astype(np.int32)
-    under[...] = (under + ((over - under) * opacity) // 255).astype(np.uint8)
+    clear = cv2.cvtColor(255 - patch[..., 3], cv2.COLOR_GRAY2RGB)
+    rest = cv2.multiply(under, clear, scale=1 / 255)
+    under[...] = cv2.add(rest, cv2.cvtColor(patch, cv2.COLOR_RGBA2RGB))
 
 
 def _sprite(thing: Thing, rng: random.Random) -> np.ndarray:
@@ -219,8 +222,10 @@ def _mask(shape: str, r: float) -> np.ndarray:
     elif shape == "cross":
         w = 0.36
         fill(
-            [(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w)]
-            + [(w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)]
+            [
+                *[(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w)],
+                *[(w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)],
+            ]
         )
     elif shape == "ring":
         disc(1.0)
@@ -230,8 +235,10 @@ def _mask(shape: str, r: float) -> np.ndarray:
         disc(0.82, x=0.52, value=0)
     elif shape == "arrow":
         fill(
-            [(0, -1.05), (0.95, -0.05), (0.4, -0.05), (0.4, 1.0)]
-            + [(-0.4, 1.0), (-0.4, -0.05), (-0.95, -0.05)]
+            [
+                *[(0, -1.05), (0.95, -0.05), (0.4, -0.05), (0.4, 1.0)],
+                *[(-0.4, 1.0), (-0.4, -0.05), (-0.95, -0.05)],
+            ]
         )
     else:
         raise ValueError(f"no such shape: {shape}")

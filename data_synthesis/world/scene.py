@@ -202,10 +202,24 @@ def relation(scene: Scene, i: int, j: int) -> str | None:
     return "above" if dy > 0 else "below"
 
 
-def place(thing: Thing) -> str:
-    """The part of the frame a thing starts in: "upper left", ..., "center"."""
-    row = ("upper", "", "lower")[min(2, int(thing.y * 3 / VIEW))]
-    column = ("left", "", "right")[min(2, int(thing.x * 3 / VIEW))]
+def appears(scene: Scene, i: int) -> bool:
+    """Whether thing i is out of sight when the scene starts."""
+    return any(e.motion == "appear" for e in scene.events_of(i))
+
+
+def place(scene: Scene, i: int) -> str:
+    """The part of the frame in which thing i is first seen: "upper left", "center"."""
+    u = 0.0
+    for event in scene.events_of(i):
+        if event.motion == "appear":
+            u = event.start + 0.6 * (event.end - event.start)
+    return part_of_view(*motion.seen_at(scene, i, u))
+
+
+def part_of_view(x: float, y: float) -> str:
+    """The name of the ninth of the view that holds the point (pixels)."""
+    row = ("upper", "", "lower")[min(2, max(0, int(y * 3 / VIEW)))]
+    column = ("left", "", "right")[min(2, max(0, int(x * 3 / VIEW)))]
     return f"{row} {column}".strip() or "center"
 
 
@@ -214,11 +228,13 @@ class Wish:
     """What a sampled scene must have; None leaves a value free.
 
     `things` and `camera` are ranges or rates: how many things, how often the camera
-    moves. `main` is (shape, colour, texture, size).
+    moves. `main` is (shape, colour, texture, size). In a `steady` scene nothing is ever
+    out of sight, so that any single frame of it shows the main thing.
     """
 
     main: tuple[str, str, str, str] | None = None
     first_motion: str | None = None
+    pace: str | None = None
     theme: str | None = None
     mood: str | None = None
     num_things: tuple[int, ...] = (1, 2, 2, 2, 3, 3, 4)
@@ -226,7 +242,8 @@ class Wish:
     second_event: float = 0.5
     other_events: float = 0.4
     overlap: float = 0.25
-    seconds: tuple[float, float] = (3.0, 5.0)
+    seconds: tuple[float, float] = (3.0, 4.5)
+    steady: bool = False
     companion: tuple[str, str] | None = None
 
 
@@ -329,10 +346,14 @@ def _draw_events(rng, things, layout, moving, wish) -> tuple[Event, ...] | None:
         found = list(motion.IN_PLACE if place_bound else MOTIONS)
         if not looks_like_spinning(thing.shape, thing.texture):
             found.remove("spin")
+        if wish.steady:
+            found = [m for m in found if m not in motion.HIDING]
         return found
 
     def event(who, name, start, end):
-        pace = rng.choice(motion.PACES) if name in motion.STRAIGHT else None
+        pace = None
+        if name in motion.STRAIGHT:
+            pace = wish.pace or rng.choice(motion.PACES)
         return Event(who, name, pace, start, end)
 
     allowed = options(things[0], in_place)

@@ -110,6 +110,10 @@ class PairLoader:
     def __next__(self) -> Batch:
         return next(self._iterator)
 
+    def example(self, group: Group) -> Batch:
+        """A batch of the group's first pairs, for its shapes."""
+        return self._make((self._groups.index(group), np.arange(group.batch_size)))
+
     def get_state(self) -> dict:
         """The position after the last batch handed out, as JSON values."""
         state = self._iterator.get_state()

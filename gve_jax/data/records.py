@@ -51,7 +51,7 @@ def read_pairs(path: str | os.PathLike, task: str | None = None) -> list[Pair]:
 def _rows(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
     try:
         with open(path, encoding="utf-8") as f:
-            lines = f.read().splitlines()
+            lines = f.read().split("\n")  # not splitlines: U+2028 is text
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (IsADirectoryError, UnicodeDecodeError) as e:

@@ -64,15 +64,17 @@ def group_by_length(
     batch_size: int,
     batch_sizes: Mapping[str, int],
     num_negatives: int,
+    min_share: float = 0.0,
 ) -> list[Group]:
     """Splits each task into length classes, each with at least one batch of pairs.
 
-    A pair's class is the token buckets of its query and of its target. Classes too
-    small for a batch join the next longer one of their task.
+    A pair's class is the token buckets of its query and of its target. Classes with
+    less than a batch, or `min_share` of all batches, join the next longer one of their
+    task: each class is a program to compile.
 
     Args:
       token_bound: the most tokens of an item, its media not read.
-      weights: task -> share of the batches; tasks not named weigh by their size.
+      weights: task -> share of the batches; empty: by the number of pairs.
       batch_sizes: task -> pairs a batch, instead of `batch_size`.
       num_negatives: hard negatives used of each pair, as far as the task has them.
 
@@ -90,7 +92,11 @@ def group_by_length(
         i = bisect.bisect_left(token_buckets, token_bound(item))
         return min(i, len(token_buckets) - 1)
 
-    total = sum(len(pairs) for pairs in tasks.values())
+    sizes = {task: len(pairs) for task, pairs in tasks.items()}
+    shares = {
+        task: weights.get(task, 0.0) if weights else n for task, n in sizes.items()
+    }
+    norm = sum(shares.values())
     groups = []
     for task, pairs in tasks.items():
         size = batch_sizes.get(task, batch_size)
@@ -99,6 +105,8 @@ def group_by_length(
                 f"task {task} has {len(pairs)} pairs, fewer than its batch of {size}: "
                 f"set data.batch_sizes.{task} or leave the task out of data.tasks"
             )
+        share = shares[task] / norm
+        enough = min(max(size, min_share / share * len(pairs)), len(pairs))
         classes: dict[tuple[int, int], list[Pair]] = {}
         for pair in pairs:
             key = (bucket(pair.target), bucket(pair.query))
@@ -106,15 +114,14 @@ def group_by_length(
         # [(keys, pairs)], from short to long.
         merged: list[tuple[list[tuple[int, int]], list[Pair]]] = [([], [])]
         for key in sorted(classes):
-            if len(merged[-1][1]) >= size:
+            if len(merged[-1][1]) >= enough:
                 merged.append(([], []))
             merged[-1][0].append(key)
             merged[-1][1].extend(classes[key])
-        if len(merged[-1][1]) < size:  # the longest are few: they join the ones before
+        if len(merged[-1][1]) < enough:  # the longest are few: the ones before join
             keys, members = merged.pop()
             merged[-1][0].extend(keys)
             merged[-1][1].extend(members)
-        share = weights.get(task, len(pairs) / total if not weights else 0.0)
         negatives = min(num_negatives, max(len(p.negatives) for p in pairs))
         for keys, members in merged:
             target, query = (max(side) for side in zip(*keys, strict=True))
@@ -129,5 +136,4 @@ def group_by_length(
                     target_tokens=token_buckets[target],
                 )
             )
-    norm = sum(group.weight for group in groups)
-    return [group._replace(weight=group.weight / norm) for group in groups]
+    return groups

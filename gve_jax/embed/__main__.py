@@ -40,8 +40,8 @@ def main(_: list[str]) -> None:
         )
     if _STATS.value:
         print(result.stats)
-    print(f"{_OUTPUT.value}/embeddings.npy: {len(items) - len(result.failures)} vectors "
-          f"of {embedder.dim}")
+    count = len(items) - len(result.failures)
+    print(f"{_OUTPUT.value}/embeddings.npy: {count} vectors of {embedder.dim}")
 
 
 if __name__ == "__main__":

@@ -110,8 +110,12 @@ def _items_key(items: Sequence[Item]) -> str:
 
 def _read_back(folder: pathlib.Path, items: Sequence[Item]) -> EmbedResult:
     good = np.load(folder / "embeddings.npy")
-    row_of = {id_: row for row, id_ in enumerate(json.loads(
-        (folder / "ids.json").read_text(encoding="utf-8")))}
+    row_of = {
+        id_: row
+        for row, id_ in enumerate(
+            json.loads((folder / "ids.json").read_text(encoding="utf-8"))
+        )
+    }
     reason_of = {
         row["id"]: row["error"]
         for row in map(

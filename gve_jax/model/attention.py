@@ -4,12 +4,18 @@ All compute softmax(q k^T / sqrt(head_dim)) v with grouped key-value heads and a
 softmax: exponentials of bfloat16 scores would carry errors of a percent.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
+
+from gve_jax.sharding import spec
 
 _MASKED = -1e30  # finite, so that no row is ever all -inf
 _MIN_BLOCK = 256  # queries; shorter sequences are one block
+_LANES = 128  # of a TPU: the splash kernel's blocks are multiples of it
 
 
 def attention(
@@ -131,6 +137,36 @@ def _cudnn(q, k, v, lengths, causal):
 
 
 def _splash(q, k, v, lengths, causal, interpret: bool = False):
+    b, t = q.shape[:2]
+    padded = -(-t // _LANES) * _LANES
+    if padded != t:
+        if lengths is None:
+            lengths = jnp.full((b,), t, jnp.int32)
+        widths = ((0, 0), (0, padded - t), (0, 0), (0, 0))
+        q, k, v = (jnp.pad(x, widths) for x in (q, k, v))
+    # Padding is a segment of its own: its queries see its keys, so no row is empty.
+    ids = jnp.zeros((b, padded), jnp.int32)
+    if lengths is not None:
+        ids = (jnp.arange(padded) < lengths[:, None]).astype(jnp.int32)
+    run = functools.partial(_splash_local, causal=causal, interpret=interpret)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size > 1:
+        # The compiler cannot partition a kernel; items and heads are independent.
+        rows = spec(("batch", None, "heads", None), q.shape, mesh)
+        kv_rows = spec(("batch", None, "kv_heads", None), k.shape, mesh)
+        if rows != kv_rows:  # too few key heads to split: every device takes all
+            rows = kv_rows = PartitionSpec(rows[0])
+        run = jax.shard_map(
+            run,
+            in_specs=(rows, kv_rows, kv_rows, PartitionSpec(rows[0])),
+            out_specs=rows,
+            check_vma=False,
+        )
+    return run(q * np.asarray(q.shape[-1] ** -0.5, q.dtype), k, v, ids)[:, :t]
+
+
+def _splash_local(q, k, v, ids, *, causal, interpret):
+    """q is scaled; the length is a multiple of the kernel's lanes; ids are segments."""
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as kernel,
     )
@@ -138,38 +174,21 @@ def _splash(q, k, v, lengths, causal, interpret: bool = False):
         splash_attention_mask as masks,
     )
 
-    b, t, heads, d = q.shape
-    padded = -(-t // 128) * 128  # the kernel's blocks are multiples of 128
-    if padded != t:
-        if lengths is None:
-            lengths = jnp.full((b,), t, jnp.int32)
-        widths = ((0, 0), (0, padded - t), (0, 0), (0, 0))
-        q, k, v = (jnp.pad(x, widths) for x in (q, k, v))
-    block = next(n for n in (1024, 512, 256, 128) if padded % n == 0)
-    shape = (padded, padded)
-    mask = masks.CausalMask(shape) if causal else masks.FullMask(shape)
+    length, heads = q.shape[1:3]
+    block = next(n for n in (1024, 512, 256, _LANES) if length % n == 0)
+    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dq", "block_kv_dq")
+    names += ("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
+    mask = (masks.CausalMask if causal else masks.FullMask)((length, length))
     run = kernel.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
         head_shards=1,
         q_seq_shards=1,
-        block_sizes=kernel.BlockSizes(
-            **dict.fromkeys(
-                ("block_q", "block_kv", "block_kv_compute", "block_q_dkv")
-                + ("block_kv_dkv", "block_kv_dkv_compute", "block_q_dq")
-                + ("block_kv_dq",),
-                block,
-            )
-        ),
+        block_sizes=kernel.BlockSizes(**dict.fromkeys(names, block)),
         interpret=interpret,
     )
-    # Padding is a segment of its own: its queries see its keys, so no row is empty.
-    segments = None
-    if lengths is not None:
-        ids = (jnp.arange(padded) < lengths[:, None]).astype(jnp.int32)  # [b s]
-        segments = kernel.SegmentIds(ids, ids)
-    heads_first = [x.transpose(0, 2, 1, 3) for x in (q * d**-0.5, k, v)]
-    out = jax.vmap(run)(*heads_first, segments)  # [b heads s d]
-    return out.transpose(0, 2, 1, 3)[:, :t].astype(q.dtype)
+    heads_first = [x.transpose(0, 2, 1, 3) for x in (q, k, v)]
+    out = jax.vmap(run)(*heads_first, kernel.SegmentIds(ids, ids))  # [b heads s d]
+    return out.transpose(0, 2, 1, 3).astype(q.dtype)
 
 
 _IMPLEMENTATIONS = {

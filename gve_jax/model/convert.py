@@ -1,5 +1,6 @@
 """Hugging Face safetensors in and out, by one table for both directions."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import safetensors.numpy
 from flax import nnx
 
 from gve_jax.model.config import ModelConfig
-from gve_jax.model.encoder import Encoder, abstract
+from gve_jax.model.encoder import abstract, random_state
 from gve_jax.model.layers import LoRAParam
 from gve_jax.types import UserError
 
@@ -138,12 +139,8 @@ def read_hf(
     placed = None if shardings is None else shardings(cfg)
     params = _assemble(cfg, _open_tensors(folder), str(folder), placed)
     if cfg.lora_rank:
-        # Under jit, so that only what is kept is computed.
-        make = jax.jit(
-            lambda key: nnx.state(Encoder(cfg, nnx.Rngs(key)), LoRAParam),
-            out_shardings=None if placed is None else nnx.filter_state(placed, LoRAParam),
-        )
-        params = nnx.merge_state(params, make(jax.random.key(seed)))
+        lora = None if placed is None else nnx.filter_state(placed, LoRAParam)
+        params = nnx.merge_state(params, random_state(cfg, seed, lora, LoRAParam))
     return cfg, params
 
 
@@ -233,17 +230,13 @@ def _assemble(
     return nnx.from_flat_state(filled)
 
 
-def merge_lora(
-    cfg: ModelConfig, params: nnx.State
-) -> tuple[ModelConfig, nnx.State]:
+def merge_lora(cfg: ModelConfig, params: nnx.State) -> tuple[ModelConfig, nnx.State]:
     """Folds the low-rank updates into the weights: (config without LoRA, params).
 
     The products are computed in float32 and rounded to the weights' dtype once.
     """
     if not cfg.lora_rank:
         return cfg, params
-    import dataclasses
-
     scale = cfg.lora_alpha / cfg.lora_rank
     flat = dict(nnx.to_flat_state(params))
     merged = {p: v for p, v in flat.items() if not isinstance(v, LoRAParam)}
@@ -258,7 +251,9 @@ def merge_lora(
 
 @jax.jit
 def _add_update(kernel, a, b, scale):
-    update = jnp.einsum("...ir,...rz->...iz", a, b.reshape(*a.shape[:-2], a.shape[-1], -1))
+    update = jnp.einsum(
+        "...ir,...rz->...iz", a, b.reshape(*a.shape[:-2], a.shape[-1], -1)
+    )
     return (kernel + scale * update.reshape(kernel.shape)).astype(kernel.dtype)
 
 

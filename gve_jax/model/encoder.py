@@ -74,10 +74,19 @@ def create(cfg: ModelConfig, seed: int, shardings=None) -> tuple[Any, nnx.State]
     `gve_jax.sharding.shardings`, places the parameters as they are made.
     """
     graph, _ = abstract(cfg)
+    return graph, random_state(cfg, seed, shardings)
+
+
+def random_state(cfg: ModelConfig, seed: int, shardings=None, only=nnx.Param):
+    """The random parameters of one Variable type; the others are not computed."""
+    # It runs once, so that compiling it is what takes the time.
+    fast = {"xla_backend_optimization_level": 0}
     make = jax.jit(
-        lambda key: nnx.state(Encoder(cfg, nnx.Rngs(key))), out_shardings=shardings
+        lambda key: nnx.state(Encoder(cfg, nnx.Rngs(key)), only),
+        out_shardings=shardings,
+        compiler_options=fast if jax.default_backend() == "cpu" else None,
     )
-    return graph, make(jax.random.key(seed))
+    return make(jax.random.key(seed))
 
 
 def partition(params: nnx.State, kind: str) -> tuple[nnx.State, nnx.State]:

@@ -40,7 +40,7 @@ class Linear(nnx.Module):
         param_dtype = jnp.dtype(cfg.param_dtype)
         std = cfg.init_std or gain * in_size**-0.5
         self.kernel = nnx.Param(
-            _normal(rngs, (in_size, *out_shape), std, param_dtype), axes=axes
+            random_normal(rngs, (in_size, *out_shape), std, param_dtype), axes=axes
         )
         self.has_bias, self.has_lora = bias, lora and cfg.lora_rank > 0
         if bias:
@@ -48,7 +48,9 @@ class Linear(nnx.Module):
         if self.has_lora:
             self.lora_scale = cfg.lora_alpha / cfg.lora_rank
             self.lora_a = LoRAParam(
-                _normal(rngs, (in_size, cfg.lora_rank), in_size**-0.5, jnp.float32),
+                random_normal(
+                    rngs, (in_size, cfg.lora_rank), in_size**-0.5, jnp.float32
+                ),
                 axes=(axes[0], "lora"),
             )
             self.lora_b = LoRAParam(
@@ -71,7 +73,7 @@ def _matrix(param: nnx.Param, dtype) -> jax.Array:
     return param[...].reshape(param.shape[0], -1).astype(dtype)
 
 
-def _normal(rngs: nnx.Rngs, shape, std: float, dtype) -> jax.Array:
+def random_normal(rngs: nnx.Rngs, shape, std: float, dtype) -> jax.Array:
     # Truncated at two deviations and rescaled to the wanted one.
     x = jax.random.truncated_normal(rngs.params(), -2, 2, shape, jnp.float32)
     return (x * (std / 0.87962566103423978)).astype(dtype)
@@ -100,7 +102,14 @@ class SwiGLU(nnx.Module):
         self.gate = Linear(cfg, rngs, size, (hidden,), **wide)
         self.up = Linear(cfg, rngs, size, (hidden,), **wide)
         self.down = Linear(
-            cfg, rngs, hidden, (size,), ("mlp", "embed"), bias=bias, lora=lora, gain=gain
+            cfg,
+            rngs,
+            hidden,
+            (size,),
+            ("mlp", "embed"),
+            bias=bias,
+            lora=lora,
+            gain=gain,
         )
 
     def __call__(self, x: jax.Array, dropout: "Dropout | None" = None) -> jax.Array:
@@ -110,7 +119,10 @@ class SwiGLU(nnx.Module):
 
 
 class Dropout:
-    """Keyed dropout of one layer: each call draws from the next key."""
+    """Keyed dropout of one layer: each call draws from the next key.
+
+    Projections of one input (q, k, v; gate, up) share a draw: random bits are dear.
+    """
 
     def __init__(self, key: jax.Array, rate: float):
         self.key, self.rate, self.calls = key, rate, 0
@@ -145,7 +157,7 @@ def run_stack(cfg: ModelConfig, blocks: nnx.Module, x: jax.Array, each, call):
         return call(nnx.merge(graph, params), x, one)
 
     if cfg.scan:
-        body = remat(cfg, body)
+        body = remat(cfg, body, scanned=True)
         step = lambda x, xs: (body(x, *xs), None)  # noqa: E731
         return jax.lax.scan(step, x, (state, jnp.asarray(each)))[0]
     # lax.split, as its transpose is one concatenation; that of x[i] pads and adds.
@@ -157,14 +169,17 @@ def run_stack(cfg: ModelConfig, blocks: nnx.Module, x: jax.Array, each, call):
     return x
 
 
-def remat(cfg: ModelConfig, fn: Callable[..., Any]) -> Callable[..., Any]:
+def remat(
+    cfg: ModelConfig, fn: Callable[..., Any], scanned: bool = False
+) -> Callable[..., Any]:
     """Rematerialises `fn` in the backward pass as `cfg.remat` says."""
     if cfg.remat == "none":
         return fn
     policy = None
     if cfg.remat == "attn_out":
         policy = jax.checkpoint_policies.save_only_these_names("attn_out")
-    return jax.checkpoint(fn, policy=policy, prevent_cse=not cfg.scan)
+    # A loop's body already keeps the compiler from merging the two computations.
+    return jax.checkpoint(fn, policy=policy, prevent_cse=not scanned)
 
 
 def name_attention(x: jax.Array) -> jax.Array:

@@ -12,8 +12,8 @@ from gve_jax.model.layers import (
     Linear,
     RMSNorm,
     SwiGLU,
-    _normal,
     name_attention,
+    random_normal,
     remat,
     run_stack,
     stack,
@@ -102,7 +102,7 @@ class TextModel(nnx.Module):
         self.cfg = cfg
         std = cfg.init_std or c.hidden_size**-0.5
         self.embedding = nnx.Param(
-            _normal(rngs, (c.vocab_size, c.hidden_size), std, cfg.param_dtype),
+            random_normal(rngs, (c.vocab_size, c.hidden_size), std, cfg.param_dtype),
             axes=("vocab", "embed"),
         )
         if c.num_hidden_layers > 1:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,15 @@ from gve_jax.data.sources import Group, group_by_length, load_tasks
 from gve_jax.model import partition
 from gve_jax.preprocess import Tokenizer, load_tokenizer
 from gve_jax.progress import ProgressLine
-from gve_jax.train.state import StepMetrics, TrainState, make_optimizer, make_step
+from gve_jax.train.compiled import Compiled
+from gve_jax.train.state import (
+    StepMetrics,
+    TrainState,
+    learning_rate,
+    make_gradient,
+    make_optimizer,
+    make_update,
+)
 from gve_jax.types import Pair, UserError
 
 
@@ -52,7 +61,8 @@ def train(
     mesh = sharding.make_mesh(config.mesh, devices)
     model_config, graphdef, params = build.make_model(config, tokenizer)
     trainable, frozen = partition(params, config.model.trainable)
-    optimizer = make_optimizer(config.optim, config.train.steps)
+    schedule = learning_rate(config.optim, config.train.steps)
+    optimizer = make_optimizer(config.optim, schedule)
     trainable = jax.device_put(trainable, sharding.shardings(trainable, mesh))
     frozen = jax.device_put(frozen, sharding.shardings(frozen, mesh))
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -61,9 +71,13 @@ def train(
         trainable=trainable,
         opt_state=_init_optimizer(optimizer, trainable, mesh),
     )
-    step_fn = jax.jit(
-        make_step(graphdef, optimizer, config),
-        donate_argnums=0,
+    gradient = Compiled(
+        make_gradient(graphdef, config),
+        out_shardings=(jax.tree.map(lambda x: x.sharding, trainable), replicated),
+    )
+    update = Compiled(
+        make_update(optimizer, schedule),
+        donate_argnums=(0, 1),
         # Fixed, or the compiler's own choice would compile the second step again.
         out_shardings=(jax.tree.map(lambda x: x.sharding, state), replicated),
     )
@@ -79,6 +93,7 @@ def train(
         batch_size=config.data.batch_size,
         batch_sizes=config.data.batch_sizes,
         num_negatives=config.data.num_negatives,
+        min_share=config.data.min_share,
     )
     _check_divisible(groups, mesh)
     loader = PairLoader(
@@ -124,7 +139,14 @@ def train(
     # ---- loop -----------------------------------------------------------------------
     batch_sharding = sharding.batch_sharding(mesh)
     steps = config.train.steps
+
+    def example(group: Group) -> tuple:
+        inputs = jax.device_put(loader.example(group).inputs, batch_sharding)
+        return state.trainable, frozen, inputs, state.step
+
     try:
+        if first < steps:
+            gradient.warm("compile", [partial(example, group) for group in groups])
         if steps == 0:  # the untrained model, as a baseline
             save(0)
         with (
@@ -134,7 +156,8 @@ def train(
             for step in range(first + 1, steps + 1):
                 batch = next(loader)
                 inputs = jax.device_put(batch.inputs, batch_sharding)
-                state, metrics = step_fn(state, frozen, inputs)
+                grads, curves = gradient(state.trainable, frozen, inputs, state.step)
+                state, metrics = update(state, grads, curves)
                 metrics_log.add(batch, metrics)
                 if step % config.train.log_every == 0 or step == steps:
                     progress.note = metrics_log.flush(step)
@@ -145,7 +168,7 @@ def train(
         loader.close()
         checkpoints.close()
     print(
-        f"train: {step_fn._cache_size()} step shapes compiled for {len(groups)} groups "
+        f"train: {len(gradient)} step shapes compiled for {len(groups)} groups "
         f"of pairs; {metrics_log.padding:.0%} of token slots were padding",
         file=sys.stderr,
     )
@@ -194,8 +217,8 @@ def _check_divisible(groups: list[Group], mesh: jax.sharding.Mesh) -> None:
     for group in groups:
         if group.batch_size % ways:
             raise UserError(
-                f"task {group.name}: a batch of {group.batch_size} does not divide over "
-                f"{ways} devices (mesh.data x mesh.fsdp): change data.batch_size"
+                f"task {group.name}: a batch of {group.batch_size} does not divide "
+                f"over {ways} devices (mesh.data x mesh.fsdp): change data.batch_size"
             )
 
 
@@ -258,7 +281,9 @@ class _MetricsLog:
             f.write(json.dumps(row) + "\n")
         self._rows = []
         note = f"loss {row['loss']:.3f}, {row['pairs_per_s']:.0f} pairs/s"
-        return note + (f", {row['failed_pairs']} unreadable" * bool(row["failed_pairs"]))
+        return note + (
+            f", {row['failed_pairs']} unreadable" * bool(row["failed_pairs"])
+        )
 
     @property
     def padding(self) -> float:

@@ -1,4 +1,8 @@
-"""Optimiser, training state and the pure training step."""
+"""Optimiser, training state and the two pure halves of a training step.
+
+Gradients depend on the shapes of a batch, the update does not: compiled apart, the
+update is compiled once.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -35,12 +39,14 @@ def learning_rate(optim: ConfigDict, steps: int) -> optax.Schedule:
         init_value=0.0 if optim.warmup_steps else optim.peak_lr,
         peak_value=optim.peak_lr,
         warmup_steps=optim.warmup_steps,
-        decay_steps=steps,
+        decay_steps=max(steps, 1),  # optax refuses 0
         end_value=optim.end_lr,
     )
 
 
-def make_optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    optim: ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
     """AdamW with global-norm clipping; norms' scales and biases do not decay."""
 
     def decays(params: Any) -> Any:
@@ -53,7 +59,7 @@ def make_optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformatio
     return optax.chain(
         optax.clip_by_global_norm(optim.clip_norm),
         optax.adamw(
-            learning_rate(optim, steps),
+            schedule,
             b1=optim.b1,
             b2=optim.b2,
             weight_decay=optim.weight_decay,
@@ -62,19 +68,16 @@ def make_optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformatio
     )
 
 
-def make_step(
-    graphdef: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
+def make_gradient(
+    graphdef: nnx.GraphDef, config: ConfigDict
 ) -> Callable[
-    [TrainState, nnx.State, PairBatch], tuple[TrainState, StepMetrics]
+    [nnx.State, nnx.State, PairBatch, jax.Array], tuple[nnx.State, LossCurves]
 ]:
-    """The step as a pure function of (state, frozen parameters, batch).
+    """(trainable, frozen, batch, step) -> (gradients of `trainable`, curves); pure.
 
     The frozen parameters are an argument, never a closure constant: XLA would fold
     gigabytes of them into the program.
     """
-    schedule = learning_rate(config.optim, config.train.steps)
     dropout = config.model.trainable == "lora" and config.model.lora.dropout > 0
 
     def loss_fn(
@@ -101,18 +104,24 @@ def make_step(
             negative_ids=batch.negative_ids,
         )
 
-    def step(
-        state: TrainState, frozen: nnx.State, batch: PairBatch
+    return jax.grad(loss_fn, has_aux=True)
+
+
+def make_update(
+    optimizer: optax.GradientTransformation, schedule: optax.Schedule
+) -> Callable[[TrainState, nnx.State, LossCurves], tuple[TrainState, StepMetrics]]:
+    """(state, gradients, curves) -> (next state, metrics); pure."""
+
+    def update(
+        state: TrainState, grads: nnx.State, curves: LossCurves
     ) -> tuple[TrainState, StepMetrics]:
-        gradient = jax.grad(loss_fn, has_aux=True)
-        grads, curves = gradient(state.trainable, frozen, batch, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         metrics = StepMetrics(
             curves=curves,
-            grad_norm=optax.global_norm(grads),
+            grad_norm=optax.tree.norm(grads),
             learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
         )
         trainable = optax.apply_updates(state.trainable, updates)
         return TrainState(state.step + 1, trainable, opt_state), metrics
 
-    return step
+    return update

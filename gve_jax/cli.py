@@ -1,0 +1,43 @@
+"""The console script `gve`: `gve VERB --flag=value ...` runs `python -m MODULE`."""
+
+import importlib.util
+import os
+import runpy
+import sys
+
+# Verb -> module, and what it does. Those outside gve_jax live in a checkout.
+VERBS = {
+    "train": ("gve_jax.train", "train an embedder, or go on training"),
+    "embed": ("gve_jax.embed", "embed an items file, export NumPy"),
+    "eval": ("eval", "evaluate a checkpoint on UVRB"),
+    "world": ("data_synthesis.world", "render the procedural video world"),
+}
+
+
+def main() -> None:
+    """Entry point; exit code 2 for an unknown verb."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] not in VERBS:
+        asked_help = arguments[:1] in ([], ["--help"], ["-h"], ["help"])
+        out = sys.stdout if asked_help else sys.stderr
+        if not asked_help:
+            print(f"error: unknown verb {arguments[0]!r}", file=out)
+        print("usage: gve VERB [--flag=value ...]", file=out)
+        for verb, (_, what) in VERBS.items():
+            print(f"  {verb:8} {what}", file=out)
+        sys.exit(0 if asked_help else 2)
+    module = VERBS[arguments[0]][0]
+    sys.path.insert(0, os.getcwd())  # as `python -m` does
+    if importlib.util.find_spec(module.split(".")[0]) is None:
+        print(
+            f"error: gve {arguments[0]} needs {module}, which is not part of the "
+            "package: run it in a checkout of the project",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    sys.argv = [f"gve {arguments[0]}", *arguments[1:]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

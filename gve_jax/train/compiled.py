@@ -1,0 +1,56 @@
+"""Compilation ahead of the loop: one program per shape, known before the first step."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+from gve_jax.progress import ProgressLine
+
+
+class Compiled:
+    """A jitted function compiled once per shape of its arguments.
+
+    Calls with shapes that `warm` has not seen compile then; `len()` counts programs.
+    """
+
+    def __init__(self, function: Callable, **jit_options: Any):
+        self._jitted = jax.jit(function, **jit_options)
+        self._programs: dict[Any, Callable] = {}
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def __call__(self, *arguments: Any) -> Any:
+        key = _shapes(arguments)
+        if key not in self._programs:
+            self._programs[key] = self._jitted.lower(*arguments).compile()
+        return self._programs[key](*arguments)
+
+    def warm(self, name: str, cases: Iterable[Callable[[], tuple]]) -> None:
+        """Compiles for the arguments that each case makes, on all cores.
+
+        XLA's CPU and GPU backends compile one program mostly on one thread.
+        """
+        cases = list(cases)
+
+        def compile_case(make: Callable[[], tuple]) -> None:
+            arguments = make()
+            key = _shapes(arguments)
+            if key not in self._programs:
+                self._programs[key] = None  # claimed: a twin need not compile it too
+                self._programs[key] = self._jitted.lower(*arguments).compile()
+
+        with (
+            ProgressLine(name, len(cases), "shapes") as progress,
+            ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+        ):
+            for _ in pool.map(compile_case, cases):
+                progress.advance()
+
+
+def _shapes(arguments: tuple) -> Any:
+    leaves, structure = jax.tree.flatten(arguments)
+    return structure, tuple((x.shape, x.dtype) for x in leaves)

@@ -1,0 +1,160 @@
+"""Grouping and loading of pairs: homogeneous, seeded, resumable, complete."""
+
+import collections
+
+import jax
+import numpy as np
+import pytest
+
+from gve_jax import build
+from gve_jax.data.loader import PairLoader, StaticMixture, content_id
+from gve_jax.data.sources import Group, group_by_length, load_tasks
+from gve_jax.types import Item, Pair, UserError
+from tests import tiny
+
+
+def pair(i, query_length, target_length=1, task="T"):
+    return Pair(
+        id=f"{task}{i}",
+        query=Item("", text="x" * query_length),
+        target=Item("", text="y" * target_length),
+        task=task,
+    )
+
+
+def group(tasks, **changes):
+    arguments = dict(
+        token_bound=lambda item: len(item.text),
+        token_buckets=(10, 20, 40),
+        weights={},
+        batch_size=2,
+        batch_sizes={},
+        num_negatives=0,
+    )
+    return group_by_length(tasks, **{**arguments, **changes})
+
+
+def test_groups_hold_one_length_class():
+    pairs = [pair(i, n) for i, n in enumerate([5, 15, 35, 8, 18, 33])]
+    groups = group({"T": pairs})
+    assert [g.name for g in groups] == ["T/10x10", "T/20x10", "T/40x10"]
+    assert [len(g.pairs) for g in groups] == [2, 2, 2]
+    np.testing.assert_allclose([g.weight for g in groups], 1 / 3)
+
+
+def test_small_classes_join_the_longer_one():
+    pairs = [pair(i, n) for i, n in enumerate([5, 15, 15, 35])]
+    groups = group({"T": pairs})
+    assert [(g.name, len(g.pairs)) for g in groups] == [("T/40x10", 4)]
+    pairs += [pair(9, 36)]
+    assert [g.name for g in group({"T": pairs})] == ["T/20x10", "T/40x10"]
+    # At 60 % of all batches each, there is room for one class.
+    assert [g.name for g in group({"T": pairs}, min_share=0.6)] == ["T/40x10"]
+
+
+def test_weights_are_shares_of_tasks():
+    tasks = {"A": [pair(i, 5) for i in range(6)], "B": [pair(i, 5) for i in range(2)]}
+    assert [g.weight for g in group(tasks)] == [0.75, 0.25]
+    assert [g.weight for g in group(tasks, weights={"A": 1, "B": 3})] == [0.25, 0.75]
+    assert group(tasks, batch_sizes={"A": 4})[0].batch_size == 4
+    with pytest.raises(UserError, match="above 0"):
+        group(tasks, weights={"A": 1, "B": 0})
+    with pytest.raises(UserError, match="task B has 2 pairs"):
+        group(tasks, batch_size=3)
+
+
+def test_the_mixture_is_pure_and_follows_its_weights():
+    mixture = StaticMixture([0.7, 0.3], 4000, seed=1)
+    drawn = [mixture[i] for i in range(len(mixture))]
+    assert drawn == [StaticMixture([0.7, 0.3], 4000, seed=1)[i] for i in range(4000)]
+    share = np.mean([g == 0 for g, _ in drawn])
+    assert abs(share - 0.7) < 4 * np.sqrt(0.21 / 4000)
+    for g in (0, 1):  # every task's own batches come one by one
+        own = [index for chosen, index in drawn if chosen == g]
+        assert own == list(range(len(own)))
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tiny.write_pairs(tmp_path_factory.mktemp("pairs"))
+    config = tiny.config(folder, data__num_negatives=1)
+    tasks = load_tasks(config.data.pairs)
+    texts = [p.query.text for pairs in tasks.values() for p in pairs]
+    tokenizer = build.make_tokenizer(config, texts)
+    model_config, _, _ = build.make_model(config, tokenizer)
+    contract = build.make_contract(config, model_config)
+    processor = build.make_processor(config, tokenizer, contract, model_config)
+    groups = group(
+        tasks,
+        token_bound=processor.token_bound,
+        token_buckets=(64, 128),
+        batch_size=4,
+        num_negatives=1,
+    )
+    return groups, processor
+
+
+def loader(parts, tmp_path, steps=12, seed=0, prefetch=2):
+    groups, processor = parts
+    return PairLoader(
+        groups, processor, steps=steps, seed=seed, prefetch=prefetch, workers=2,
+        failures_path=tmp_path / "failures.jsonl",
+    )  # fmt: skip
+
+
+def equal(a, b):
+    assert a.group == b.group
+    jax.tree.map(np.testing.assert_array_equal, a.inputs, b.inputs)
+
+
+def test_batches_are_homogeneous_and_every_pair_comes_once_an_epoch(parts, tmp_path):
+    groups, _ = parts
+    seen = collections.defaultdict(list)
+    for batch in loader(parts, tmp_path, steps=40):
+        inputs = batch.inputs
+        assert len(inputs.query_ids) == batch.num_pairs == 4
+        assert (inputs.negatives is not None) == batch.group.startswith("T2V")
+        both = zip(inputs.query_ids.tolist(), inputs.target_ids.tolist(), strict=True)
+        seen[batch.group] += both
+    assert set(seen) == {g.name for g in groups}
+    for g in groups:
+        expected = {(content_id(p.query), content_id(p.target)) for p in g.pairs}
+        first_epoch = seen[g.name][: len(g.pairs) // 4 * 4]
+        assert len(set(first_epoch)) == len(first_epoch)
+        assert set(first_epoch) <= expected
+
+
+def test_order_depends_on_the_seed_alone(parts, tmp_path):
+    first = list(loader(parts, tmp_path))
+    for a, b in zip(first, loader(parts, tmp_path, prefetch=1), strict=True):
+        equal(a, b)
+    other = list(loader(parts, tmp_path, seed=1))
+    same = [
+        np.array_equal(a.inputs.query_ids, b.inputs.query_ids)
+        for a, b in zip(first, other, strict=True)
+    ]
+    assert not all(same)
+
+
+def test_a_restored_loader_goes_on_exactly(parts, tmp_path):
+    whole = list(loader(parts, tmp_path))
+    half = loader(parts, tmp_path)
+    for _ in range(5):
+        next(half)
+    state = half.get_state()
+    resumed = loader(parts, tmp_path)
+    resumed.set_state(state)
+    rest = list(resumed)
+    assert len(rest) == 7
+    for a, b in zip(whole[5:], rest, strict=True):
+        equal(a, b)
+
+
+def test_pairs_without_negatives_get_masked_slots(parts, tmp_path):
+    groups, processor = parts
+    videos = next(g for g in groups if g.name.startswith("T2V"))
+    mixed = [videos.pairs[0], *(p._replace(negatives=()) for p in videos.pairs[1:4])]
+    one = Group("T2V", tuple(mixed), 4, 1, 1.0, 64, 64)
+    batch = next(loader(([one], processor), tmp_path, steps=1))
+    ids = batch.inputs.negative_ids
+    assert sorted(ids >= 0) == [False, False, False, True]
