@@ -35,6 +35,7 @@ setup(
         "matplotlib>=3.10,<4",
         "jinja2>=3.1,<4",
         "rich>=14,<16",
+        "threadpoolctl>=3.5,<4",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],

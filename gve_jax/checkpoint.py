@@ -128,7 +128,7 @@ def save_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         temporary.rename(path)
         return
-    old, new = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(values)
+    old, new = _flat(_read(path)), _flat(values)
     differ = [
         f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
         for key in sorted(old.keys() | new.keys())
@@ -143,13 +143,19 @@ def save_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
 
 
 def load_config(workdir: str | os.PathLike) -> ConfigDict:
-    path = pathlib.Path(workdir) / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; is this a training workdir?") from None
+    """The configuration that `save_config` wrote. Raises UserError without one."""
+    values = _read(pathlib.Path(workdir) / "config.json")
     # Task names such as "T2V" are keys; lists come back as tuples, as they went in.
     return ConfigDict(_tuples(values))
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is this a training workdir?") from None
+    except ValueError as e:
+        raise UserError(f"{path}: not JSON ({e})") from None
 
 
 def _tuples(value: Any) -> Any:

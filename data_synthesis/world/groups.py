@@ -43,17 +43,28 @@ class Setting(NamedTuple):
 def sample_group(rng: random.Random, split: str) -> Group:
     """A group whose scenes, references included, all belong to the split."""
     while True:
-        settings = _settings(rng)
-        looks = _looks(rng, split, settings)
-        if looks is not None:
-            break
+        group = _try_group(rng, split)
+        if group is not None:
+            return group
+
+
+def _try_group(rng: random.Random, split: str) -> Group | None:
+    """A group, or None if no look fits the settings or a layout cannot be had."""
+    settings = _settings(rng)
+    looks = _looks(rng, split, settings)
+    if looks is None:
+        return None
     *shown, reference = settings
-    references = tuple(_scene(rng, split, look, reference) for look in looks[:LOOKS])
-    candidates = [
-        _scene(rng, split, look, setting) for look in looks[:LOOKS] for setting in shown
-    ]
-    candidates.append(_scene(rng, split, looks[LOOKS], shown[0]))
-    return Group(references, tuple(candidates))
+    wanted = [(look, setting) for look in looks[:LOOKS] for setting in shown]
+    wanted.append((looks[LOOKS], shown[0]))
+    wanted += [(look, reference) for look in looks[:LOOKS]]
+    scenes = []
+    for look, setting in wanted:
+        scene = _scene(rng, split, look, setting)
+        if scene is None:
+            return None
+        scenes.append(scene)
+    return Group(tuple(scenes[CANDIDATES:]), tuple(scenes[:CANDIDATES]))
 
 
 def _settings(rng: random.Random) -> list[Setting]:
@@ -113,7 +124,8 @@ def _looks(rng, split, settings) -> list[tuple[str, str, str, str]] | None:
     return None
 
 
-def _scene(rng, split, look, setting: Setting) -> graph.Scene:
+def _scene(rng, split, look, setting: Setting) -> graph.Scene | None:
+    """The look in the setting; None if the companion cannot stand where it should."""
     wish = graph.Wish(
         main=look,
         first_motion=setting.motion,
@@ -127,10 +139,11 @@ def _scene(rng, split, look, setting: Setting) -> graph.Scene:
         other_events=0.0,
         seconds=(3.0, 3.8),
     )
-    while True:
+    for _ in range(80):
         scene = graph.sample_scene(rng, split, wish)
         if not setting.companion or graph.relation(scene, 0, 1) == setting.relation:
             return scene
+    return None
 
 
 def edit(

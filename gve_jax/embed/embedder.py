@@ -1,6 +1,7 @@
 """A checkpoint as a function from items to unit vectors."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,7 +20,7 @@ from gve_jax import build, sharding
 from gve_jax.checkpoint import Checkpoints, load_config, weights_hash
 from gve_jax.config import default_config
 from gve_jax.contract import Contract
-from gve_jax.media import MediaError
+from gve_jax.media import DECODER
 from gve_jax.model import partition
 from gve_jax.preprocess import Processor, load_tokenizer
 from gve_jax.progress import ProgressLine
@@ -89,10 +90,12 @@ class Embedder:
           checkpoint: where to look, in this order of kinds.
           dtype: of activations, "float32" or "bfloat16"; default the checkpoint's.
           config: overrides `preprocess`, `mesh` and `embed` of a Hugging Face folder,
-            `mesh` and `embed` of a workdir.
+            `mesh` and `embed` of a workdir. Without it the mesh is the default one,
+            whatever a workdir was trained on: other machines read it too.
 
         Raises:
-          UserError: nothing loadable there.
+          UserError: nothing loadable there, or the weights that a workdir builds upon
+            have changed since.
         """
         folder = _resolve(str(checkpoint))
         if (folder / "checkpoints").is_dir():
@@ -104,7 +107,6 @@ class Embedder:
         cls, workdir: pathlib.Path, dtype: str | None, overrides: ConfigDict | None
     ) -> "Embedder":
         config = load_config(workdir)
-        runtime = overrides or config
         config.model.dtype = dtype or config.model.dtype
         tokenizer = load_tokenizer(workdir / "tokenizer")
         checkpoints = Checkpoints(workdir)
@@ -115,14 +117,19 @@ class Embedder:
         trainable, frozen = partition(params, config.model.trainable)
         trainable, contract = checkpoints.restore_params(step, trainable)
         checkpoints.close()
-        contract = dataclasses.replace(contract, dtype=config.model.dtype)
+        base, _, _ = contract.weights_hash.partition("-")
+        if weights_hash(frozen) != base:
+            raise UserError(
+                f"{workdir}: the weights it was trained upon are not those of "
+                f"model.init_from={config.model.init_from!r} now: restore them there"
+            )
         return cls(
             graphdef,
             nnx.merge_state(trainable, frozen),
             build.make_processor(config, tokenizer, contract, model_config),
-            contract,
-            batch_size=runtime.embed.batch_size,
-            mesh=sharding.make_mesh(runtime.mesh),
+            _as_run(contract, config),
+            batch_size=(overrides or config).embed.batch_size,
+            mesh=sharding.make_mesh((overrides or default_config()).mesh),
         )
 
     @classmethod
@@ -132,13 +139,13 @@ class Embedder:
         config = overrides.copy_and_resolve_references() if overrides else None
         config = config or default_config()
         config.model.init_from = str(folder)
-        config.model.lora.rank = 0
+        # As frozen weights, which keep `param_dtype`, and with no update on top.
+        config.model.trainable, config.model.lora.rank = "lora", 0
         config.model.dtype = dtype or config.model.dtype
         tokenizer = load_tokenizer(folder)
         model_config, graphdef, params = build.make_model(config, tokenizer)
         if (folder / "contract.json").exists():
-            contract = Contract.load(folder / "contract.json")
-            contract = dataclasses.replace(contract, dtype=config.model.dtype)
+            contract = _as_run(Contract.load(folder / "contract.json"), config)
         else:
             contract = dataclasses.replace(
                 build.make_contract(config, model_config),
@@ -164,8 +171,8 @@ class Embedder:
         """Embeds items; equal contents are embedded once.
 
         Returns:
-          Vectors in the order of `items`. Items whose media cannot be read have NaN
-          rows and their reason in `failures`.
+          Vectors in the order of `items`. Items that cannot be read or encoded have
+          NaN rows and their reason in `failures`.
         """
         start = time.monotonic()
         first_of: dict[tuple, int] = {}
@@ -194,9 +201,10 @@ class Embedder:
                 finish()
 
         line = ProgressLine(desc, len(distinct), "items") if progress else None
-        if line:
-            line.__enter__()
-        with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as pool:
+        with (
+            line or contextlib.nullcontext(),
+            ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as pool,
+        ):
             for i, encoded in _in_order(pool, self._read, items, distinct):
                 if isinstance(encoded, str):
                     failures[i] = encoded
@@ -213,8 +221,6 @@ class Embedder:
                     launch(members)
             while running:
                 finish()
-        if line:
-            line.__exit__(None, None, None)
         for i, item in enumerate(items):
             first = first_of[item.content]
             if first != i:
@@ -229,8 +235,13 @@ class Embedder:
     def _read(self, item: Item) -> Encoded | str:
         try:
             return self._processor.encode(item)
-        except MediaError as e:
+        except UserError as e:
             return str(e)
+
+
+def _as_run(contract: Contract, config: ConfigDict) -> Contract:
+    """The contract of a checkpoint with what this run, not the checkpoint, decides."""
+    return dataclasses.replace(contract, dtype=config.model.dtype, decoder=DECODER)
 
 
 def _in_order(
@@ -257,6 +268,8 @@ def _resolve(checkpoint: str) -> pathlib.Path:
             f"--checkpoint={checkpoint}: neither a training workdir (checkpoints/) nor "
             "a Hugging Face folder (config.json with model_type and *.safetensors)"
         )
+    if folder.exists():
+        raise UserError(f"--checkpoint={checkpoint}: a file; name the folder it is in")
     if checkpoint.count("/") != 1 or checkpoint.startswith((".", "/")):
         raise UserError(f"--checkpoint={checkpoint}: no such folder")
     # Only data files: never pickles, never remote code.
@@ -278,4 +291,7 @@ def _is_hugging_face(folder: pathlib.Path) -> bool:
     config = folder / "config.json"
     if not config.is_file() or not list(folder.glob("*.safetensors")):
         return False
-    return "model_type" in json.loads(config.read_text(encoding="utf-8"))
+    try:
+        return "model_type" in json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise UserError(f"{config}: not JSON ({e})") from None

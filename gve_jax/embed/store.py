@@ -33,14 +33,18 @@ def embed_to_folder(
     """Embeds `items` into `folder`, going on from an interrupted call's pieces.
 
     A finished folder of the same items and contract is read back. Items are compared
-    by id and content, media by path, size and time of change.
+    by id and content, media by path, size and time of change. If no item can be read,
+    nothing but failures.jsonl is left.
 
     Raises:
-      UserError: the folder holds vectors of another contract or of other items.
+      UserError: the folder holds vectors of another contract or of other items, or
+        something else, or cannot be written.
     """
     folder = pathlib.Path(folder)
     key = _items_key(items)
     if (folder / "contract.json").exists():
+        if not (folder / "items.sha256").exists():
+            raise UserError(f"{folder} is a checkpoint, not embeddings: use a new one")
         there = Contract.load(folder / "contract.json")
         there.require_equal(embedder.contract, str(folder), "this checkpoint")
         if (folder / "items.sha256").read_text().strip() != key:
@@ -48,7 +52,10 @@ def embed_to_folder(
         return _read_back(folder, items)
 
     pieces = folder / "pieces"
-    pieces.mkdir(parents=True, exist_ok=True)
+    try:
+        pieces.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"{folder}: cannot be written ({e.strerror})") from None
     head = {"items": key, "contract": embedder.contract.to_json()}
     head_file = pieces / "head.json"
     if head_file.exists() and json.loads(head_file.read_text()) != head:
@@ -80,15 +87,18 @@ def embed_to_folder(
 
     table = np.concatenate(vectors) if vectors else np.zeros((0, embedder.dim), "f4")
     good = [i for i in range(len(items)) if i not in failures]
-    with open(folder / "embeddings.tmp", "wb") as f:
-        np.save(f, table[good])
-    (folder / "embeddings.tmp").rename(folder / "embeddings.npy")
-    _write(folder / "ids.json", json.dumps([items[i].id for i in good]).encode())
     lines = [
         json.dumps({"id": items[i].id, "error": reason}) + "\n"
         for i, reason in sorted(failures.items())
     ]
     _write(folder / "failures.jsonl", "".join(lines).encode())
+    if failures and not good:  # not a finished folder: with the media mended, the call works
+        shutil.rmtree(pieces)
+        return EmbedResult(table, failures, stats)
+    with open(folder / "embeddings.tmp", "wb") as f:
+        np.save(f, table[good])
+    (folder / "embeddings.tmp").rename(folder / "embeddings.npy")
+    _write(folder / "ids.json", json.dumps([items[i].id for i in good]).encode())
     _write(folder / "items.sha256", key.encode())
     # Last: its presence says that the folder is whole.
     contract = json.dumps(embedder.contract.to_json(), indent=1) + "\n"

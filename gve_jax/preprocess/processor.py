@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import PIL
+import threadpoolctl
 
 from gve_jax import media
 from gve_jax.contract import Contract
@@ -30,7 +31,8 @@ from gve_jax.types import Encoded, EncoderInputs, Frames, Item, UserError
 class Processor:
     """Encodes items, names their buckets and pads batches of them.
 
-    Safe to share between threads and to pickle. `truncated` maps the ids of items whose
+    Safe to share between threads and to pickle. Making one sets NumPy's BLAS to one
+    thread in this process. `truncated` maps the ids of items whose
     text was cut to fit `max_tokens` to the number of tokens cut.
     """
 
@@ -60,6 +62,9 @@ class Processor:
                 f"preprocess.min_pixels is {contract.min_pixels}: it must be at least "
                 f"1 and at most max_pixels, {contract.max_pixels}"
             )
+        # The products of resizing are tiny: BLAS threads would spend thirty times
+        # their work waiting for each other, for the readers and for XLA.
+        threadpoolctl.threadpool_limits(1, user_api="blas")
         self.tokenizer = tokenizer
         self.contract = contract
         self.truncated: dict[str, int] = {}

@@ -77,7 +77,7 @@ def train(
     )
     update = Compiled(
         make_update(optimizer, schedule),
-        donate_argnums=(0, 1),
+        donate_argnums=0,
         # Fixed, or the compiler's own choice would compile the second step again.
         out_shardings=(jax.tree.map(lambda x: x.sharding, state), replicated),
     )
