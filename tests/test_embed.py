@@ -197,7 +197,7 @@ def test_changed_base_weights_are_refused(media, tmp_path):
     config = tiny.config(media, optim__warmup_steps=0, train__steps=0)
     config.model.trainable, config.model.lora.rank = "lora", 2
     train(config, tmp_path / "run", jax.devices()[:1])
-    assert Embedder.load(tmp_path / "run").dim == 32
+    # That it loads unchanged, test_train.py shows.
     values = json.loads((tmp_path / "run" / "config.json").read_text())
     values["seed"] += 1  # random base weights of another seed
     (tmp_path / "run" / "config.json").write_text(json.dumps(values))
@@ -392,6 +392,18 @@ def test_a_split_model_embeds_the_same(media, workdir, embedder):
     got = Embedder.load(workdir, config=config).embed(items, progress=False)
     np.testing.assert_allclose(got.vectors, want, atol=BOUND, rtol=0)
     assert got.stats.tokens_padded == 2 * 8 * 64
+
+
+def test_few_items_are_a_small_batch(workdir, embedder):
+    config = default_config()
+    config.mesh.update(data=1, fsdp=1, tensor=8)
+    few = [Item(str(i), text=f"number {i}") for i in range(3)]
+    want = embedder.embed(few, progress=False).vectors
+    for num_items, rows in ((3, 4), (33, 32)):
+        small = Embedder.load(workdir, config=config, num_items=num_items)
+        got = small.embed(few, progress=False)
+        assert got.stats.tokens_padded == rows * 64
+        np.testing.assert_allclose(got.vectors, want, atol=BOUND, rtol=0)
 
 
 COMPILED = []

@@ -27,7 +27,9 @@ _STATS = flags.DEFINE_bool("stats", False, "Print items/s, padding and compile c
 
 def main(_: list[str]) -> None:
     items = read_items(_INPUT.value)
-    embedder = Embedder.load(_CHECKPOINT.value, dtype=_DTYPE.value)
+    embedder = Embedder.load(
+        _CHECKPOINT.value, dtype=_DTYPE.value, num_items=len(items)
+    )
     result = embed_to_folder(embedder, items, _OUTPUT.value)
     if len(result.failures) == len(items):
         reason = next(iter(result.failures.values()))

@@ -83,6 +83,7 @@ class Embedder:
         *,
         dtype: str | None = None,
         config: ConfigDict | None = None,
+        num_items: int | None = None,
     ) -> "Embedder":
         """Loads a training workdir, a Hugging Face safetensors folder or a hub id.
 
@@ -92,19 +93,26 @@ class Embedder:
           config: overrides `preprocess`, `mesh` and `embed` of a Hugging Face folder,
             `mesh` and `embed` of a workdir. Without it the mesh is the default one,
             whatever a workdir was trained on: other machines read it too.
+          num_items: how many there are to embed, if that is known. Few items then are
+            a small batch, instead of a large one that is mostly padding.
 
         Raises:
           UserError: nothing loadable there, or the weights that a workdir builds upon
             have changed since.
         """
         folder = _resolve(str(checkpoint))
+        most = 1 << (num_items - 1).bit_length() if num_items else None
         if (folder / "checkpoints").is_dir():
-            return cls._from_workdir(folder, dtype, config)
-        return cls._from_hugging_face(folder, dtype, config)
+            return cls._from_workdir(folder, dtype, config, most)
+        return cls._from_hugging_face(folder, dtype, config, most)
 
     @classmethod
     def _from_workdir(
-        cls, workdir: pathlib.Path, dtype: str | None, overrides: ConfigDict | None
+        cls,
+        workdir: pathlib.Path,
+        dtype: str | None,
+        overrides: ConfigDict | None,
+        most: int | None,
     ) -> "Embedder":
         config = load_config(workdir)
         config.model.dtype = dtype or config.model.dtype
@@ -128,13 +136,17 @@ class Embedder:
             nnx.merge_state(trainable, frozen),
             build.make_processor(config, tokenizer, contract, model_config),
             _as_run(contract, config),
-            batch_size=(overrides or config).embed.batch_size,
+            batch_size=_at_most((overrides or config).embed.batch_size, most),
             mesh=sharding.make_mesh((overrides or default_config()).mesh),
         )
 
     @classmethod
     def _from_hugging_face(
-        cls, folder: pathlib.Path, dtype: str | None, overrides: ConfigDict | None
+        cls,
+        folder: pathlib.Path,
+        dtype: str | None,
+        overrides: ConfigDict | None,
+        most: int | None,
     ) -> "Embedder":
         config = overrides.copy_and_resolve_references() if overrides else None
         config = config or default_config()
@@ -156,7 +168,7 @@ class Embedder:
             params,
             build.make_processor(config, tokenizer, contract, model_config),
             contract,
-            batch_size=config.embed.batch_size,
+            batch_size=_at_most(config.embed.batch_size, most),
             mesh=sharding.make_mesh(config.mesh),
         )
 
@@ -237,6 +249,10 @@ class Embedder:
             return self._processor.encode(item)
         except UserError as e:
             return str(e)
+
+
+def _at_most(batch_size: int, most: int | None) -> int:
+    return batch_size if most is None else min(batch_size, most)
 
 
 def _as_run(contract: Contract, config: ConfigDict) -> Contract:

@@ -92,7 +92,8 @@ def embed_to_folder(
         for i, reason in sorted(failures.items())
     ]
     _write(folder / "failures.jsonl", "".join(lines).encode())
-    if failures and not good:  # not a finished folder: with the media mended, the call works
+    if failures and not good:
+        # Not a finished folder: the same call works once the media are mended.
         shutil.rmtree(pieces)
         return EmbedResult(table, failures, stats)
     with open(folder / "embeddings.tmp", "wb") as f:

@@ -39,7 +39,8 @@ def learning_rate(optim: ConfigDict, steps: int) -> optax.Schedule:
         init_value=0.0 if optim.warmup_steps else optim.peak_lr,
         peak_value=optim.peak_lr,
         warmup_steps=optim.warmup_steps,
-        decay_steps=max(steps, 1),  # optax refuses 0
+        # A run shorter than its warm-up ends in it.
+        decay_steps=max(steps, optim.warmup_steps + 1),
         end_value=optim.end_lr,
     )
 
