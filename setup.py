@@ -1,12 +1,14 @@
 """Packaging of gve_jax; the tools around it run from a checkout."""
 
+import pathlib
+
 from setuptools import find_packages, setup
 
 setup(
     name="gve_jax",
     version="0.1.0",
-    description="Universal video retrieval in JAX: embedder, benchmark, data, curriculum",
-    long_description=open("README.md", encoding="utf-8").read(),
+    description="Universal video retrieval in JAX: embedder, benchmark, data",
+    long_description=pathlib.Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",

@@ -11,19 +11,20 @@ from gve_jax.config import default_config
 def get_config() -> ml_collections.ConfigDict:
     c = default_config()
     c.data.pairs = "runs/quickstart/world/train"
-    c.data.batch_size = 64
+    c.data.batch_size = 32
     c.data.min_share = 0.05
+    c.data.pairs_per_target = 2
+    c.data.batch_sizes.update(T2V=64)
     c.data.tasks.update(
-        T2V=0.50, T2I=0.12, I2V=0.12, I2I=0.05, V2V=0.05,
-        TI2V=0.06, TV2V=0.05, TI2I=0.02, T2T=0.03,
+        T2V=0.60, T2I=0.16, I2V=0.06, V2V=0.04, TI2V=0.07, TV2V=0.07,
     )  # fmt: skip
     c.preprocess.cache_dir = "runs/quickstart/cache"
     c.preprocess.vocab_size = 2048
     # The world's 168 x 168 pixels become 84 x 84: 9 visual tokens a frame pair.
     c.preprocess.min_pixels = 84 * 84
     c.preprocess.max_pixels = 84 * 84
-    c.preprocess.max_tokens = 352
-    c.preprocess.token_buckets = (80, 112, 192, 352)
+    c.preprocess.max_tokens = 224
+    c.preprocess.token_buckets = (36, 68, 100, 224)
     c.preprocess.exact_grids = ((1, 6, 6), (4, 6, 6))
 
     c.model.trainable = "all"
@@ -38,7 +39,9 @@ def get_config() -> ml_collections.ConfigDict:
     )  # fmt: skip
 
     c.loss.temperature = 0.05
-    c.optim.update(peak_lr=2e-3, warmup_steps=50, weight_decay=0.05)
+    # Off: from random weights many true negatives outscore their positive.
+    c.loss.mask_margin = 2.0
+    c.optim.update(peak_lr=2e-3, warmup_steps=30, weight_decay=0.05, b2=0.99)
     c.train.update(steps=600, log_every=10, checkpoint_every=200)
     c.embed.batch_size = 64
     return c

@@ -15,8 +15,8 @@ def default_config() -> ml_collections.ConfigDict:
     c.seed = 42
 
     c.model = m = ml_collections.ConfigDict()
-    # Weights to start from: a Hugging Face safetensors folder, hub id or workdir.
-    # Empty: random weights of the architecture below.
+    # Weights to start from: a Hugging Face safetensors folder. Empty: random weights
+    # of the architecture below.
     m.init_from = ""
     m.dtype = "float32"  # of activations: "float32" or "bfloat16"
     m.param_dtype = "float32"  # of the weights that are not trained
@@ -75,6 +75,8 @@ def default_config() -> ml_collections.ConfigDict:
     # Task -> batch size, where it differs.
     d.batch_sizes = ml_collections.ConfigDict({}, allow_dotted_keys=False)
     d.num_negatives = 0  # hard negatives used of each pair that has them
+    # Captions of one video, say, that share a batch: it is encoded once for them.
+    d.pairs_per_target = 1
     # Length classes of a task with less than this share of all batches are merged:
     # each is a step shape to compile.
     d.min_share = 0.0
@@ -85,7 +87,9 @@ def default_config() -> ml_collections.ConfigDict:
         dict(
             temperature=0.03,
             query_weight=0.5,  # of query->target; the rest is target->query
-            # Negatives scoring above their positive by more are left out.
+            # Negatives scoring above their positive by more are left out, as probable
+            # positives. For pre-trained weights: from random ones most true negatives
+            # score so, and 2 (off) is needed to learn at all.
             mask_margin=0.1,
         )
     )

@@ -64,16 +64,15 @@ def info_nce(
 
     diagonal = jnp.eye(batch, dtype=bool)
     duplicate = same(query_ids) | same(target_ids) | same(source_ids)
-    above = scores > positive[:, None] + mask_margin
-    above_t = scores.T > positive[:, None] + mask_margin
-    row_mask = (duplicate | above) & ~diagonal
-    column_mask = (duplicate | above_t) & ~diagonal
+    limit = positive[:, None] + mask_margin  # [b 1]
+    row_mask = (duplicate | (scores > limit)) & ~diagonal
+    column_mask = (duplicate | (scores.T > limit)) & ~diagonal
 
     row_scores = jnp.where(row_mask, _MASKED, scores)
     if negatives is not None:
         hard = query @ negatives.astype(jnp.float32).T  # [b b*k]
         hard_mask = (
-            (hard > positive[:, None] + mask_margin)
+            (hard > limit)
             | (negative_ids[None, :] == target_ids[:, None])
             | (negative_ids[None, :] < 0)
         )

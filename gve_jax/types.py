@@ -108,7 +108,8 @@ class EncoderInputs(NamedTuple):
 class PairBatch(NamedTuple):
     """A task-homogeneous training batch of one or more bucketed sides.
 
-    The ids are 31-bit hashes: equal ids mark pairs that must not repel each other.
+    `target` has b / m rows where m pairs in a row share a target. The ids are 31-bit
+    hashes: equal ids mark pairs that must not repel each other.
     """
 
     query: EncoderInputs

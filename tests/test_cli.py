@@ -47,7 +47,8 @@ def test_help_lists_the_verbs():
             "none.jsonl: no such file",
         ),
         (
-            ("embed", "--checkpoint={tmp}", "--input={tmp}/i.jsonl", "--output={tmp}/o"),
+            ("embed", "--checkpoint={tmp}", "--input={tmp}/i.jsonl",
+             "--output={tmp}/o"),
             1,
             "i.jsonl: no such file",
         ),

@@ -124,6 +124,31 @@ def test_batches_are_homogeneous_and_every_pair_comes_once_an_epoch(parts, tmp_p
         assert set(first_epoch) <= expected
 
 
+def test_pairs_of_one_target_share_its_row(parts, tmp_path):
+    groups, processor = parts
+    pairs = next(g for g in groups if g.name.startswith("T2V")).pairs
+    one = Group("T2V", pairs, 8, 0, 1.0, 64, 64, pairs_per_target=2)
+    batches = list(loader(([one], processor), tmp_path, steps=6))
+    seen = []
+    for batch in batches:
+        ids = batch.inputs.target_ids.reshape(4, 2)
+        np.testing.assert_array_equal(ids[:, 0], ids[:, 1])
+        assert len(batch.inputs.target.tokens) == 4  # encoded once for two pairs
+        assert len(batch.inputs.query.tokens) == 8
+        assert len(set(batch.inputs.query_ids.tolist())) == 8
+        seen += ids[:, 0].tolist()
+    assert len(set(seen[:12])) == 12  # every target once an epoch
+
+
+def test_targets_are_shared_where_tasks_have_several_pairs_each():
+    shared = [pair(i, 5, target_length=i // 2 + 1) for i in range(8)]
+    single = [pair(i, 5, target_length=i % 9 + 1, task="S") for i in range(8)]
+    groups = group({"T": shared, "S": single}, pairs_per_target=2)
+    assert [g.pairs_per_target for g in groups] == [2, 1]
+    with pytest.raises(UserError, match="does not divide"):
+        group({"T": shared}, pairs_per_target=2, batch_size=3)
+
+
 def test_order_depends_on_the_seed_alone(parts, tmp_path):
     first = list(loader(parts, tmp_path))
     for a, b in zip(first, loader(parts, tmp_path, prefetch=1), strict=True):

@@ -13,7 +13,6 @@ import numpy as np
 from grain.transforms import DatasetSelectionMap
 
 from gve_jax.data.sources import Group
-from gve_jax.media import MediaError
 from gve_jax.preprocess import Bucket, Processor
 from gve_jax.types import Encoded, EncoderInputs, Item, Pair, PairBatch, UserError
 
@@ -88,12 +87,7 @@ class PairLoader:
         self._failures_lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=workers)
         datasets = [
-            grain.MapDataset.range(len(group.pairs))
-            .seed(seed + 1000 * i)
-            .shuffle()
-            .repeat()
-            .batch(group.batch_size, drop_remainder=True)
-            .map(lambda rows, i=i: (i, rows))
+            _rows(group, seed + 1000 * i).map(lambda rows, i=i: (i, rows))
             for i, group in enumerate(groups)
         ]
         mixture = StaticMixture([group.weight for group in groups], steps, seed)
@@ -112,7 +106,7 @@ class PairLoader:
 
     def example(self, group: Group) -> Batch:
         """A batch of the group's first pairs, for its shapes."""
-        return self._make((self._groups.index(group), np.arange(group.batch_size)))
+        return self._make((self._groups.index(group), _rows(group, 0)[0]))
 
     def get_state(self) -> dict:
         """The position after the last batch handed out, as JSON values."""
@@ -140,15 +134,20 @@ class PairLoader:
                     f"cannot be read, first: {reason}; all are in "
                     f"{self._failures_path}"
                 )
-            # Twins of a good row stand in: equal ids, so the loss masks them.
-            for slot, i in enumerate(i for i in range(len(pairs)) if i not in good):
-                twin = good[slot % len(good)]
-                pairs[i], read[i] = pairs[twin], read[twin]
+            # Twins of good rows stand in: equal ids, so the loss masks them. Pairs that
+            # share a target go together.
+            each = group.pairs_per_target
+            blocks = [range(i, i + each) for i in range(0, len(pairs), each)]
+            whole = [b for b in blocks if all(i in good for i in b)]
+            broken = [b for b in blocks if b not in whole]
+            for slot, block in enumerate(broken):
+                for i, twin in zip(block, whole[slot % len(whole)], strict=True):
+                    pairs[i], read[i] = pairs[twin], read[twin]
         queries, targets, negatives = zip(*read, strict=True)
         flat = [n for row in negatives for n in row]
         encoded = [
             self._collate(queries, group.query_tokens),
-            self._collate(targets, group.target_tokens),
+            self._collate(targets[:: group.pairs_per_target], group.target_tokens),
         ]
         if flat:
             encoded.append(self._collate(flat, group.target_tokens))
@@ -182,7 +181,7 @@ class PairLoader:
         try:
             query, target = encode(pair.query), encode(pair.target)
             negatives = [encode(n) for n in pair.negatives[:num_negatives]]
-        except MediaError as e:
+        except UserError as e:  # MediaError, or a medium of a forbidden shape
             return str(e)
         # A row short of negatives repeats its target; its id of -1 masks it.
         return query, target, negatives + [target] * (num_negatives - len(negatives))
@@ -203,6 +202,25 @@ class PairLoader:
                 if isinstance(sides, str):
                     row = {"task": group.name, "id": pair.id, "error": sides}
                     f.write(json.dumps(row) + "\n")
+
+
+def _rows(group: Group, seed: int) -> grain.MapDataset:
+    """Endless batches of indices into the group's pairs, reshuffled each epoch."""
+    each = group.pairs_per_target
+    if each == 1:
+        rows = grain.MapDataset.range(len(group.pairs)).seed(seed).shuffle().repeat()
+        return rows.batch(group.batch_size, drop_remainder=True)
+    of_target: dict[tuple, list[int]] = {}
+    for row, pair in enumerate(group.pairs):
+        of_target.setdefault(pair.target.content, []).append(row)
+
+    def draw(rows: list[int], rng: np.random.Generator) -> np.ndarray:
+        # A target with too few pairs repeats some; the loss masks repetitions.
+        return rng.choice(rows, each, replace=len(rows) < each)
+
+    targets = grain.MapDataset.source(list(of_target.values())).seed(seed).shuffle()
+    batches = targets.repeat().random_map(draw).batch(group.batch_size // each)
+    return batches.map(lambda rows: np.reshape(rows, -1))
 
 
 def _ids(names) -> np.ndarray:

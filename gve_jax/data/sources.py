@@ -24,6 +24,8 @@ class Group(NamedTuple):
     weight: float  # share of all batches
     query_tokens: int  # token buckets that all of its batches are padded to
     target_tokens: int
+    # Pairs of one target that come together, the target encoded once for all of them.
+    pairs_per_target: int = 1
 
 
 def load_tasks(
@@ -65,6 +67,7 @@ def group_by_length(
     batch_sizes: Mapping[str, int],
     num_negatives: int,
     min_share: float = 0.0,
+    pairs_per_target: int = 1,
 ) -> list[Group]:
     """Splits each task into length classes, each with at least one batch of pairs.
 
@@ -77,6 +80,8 @@ def group_by_length(
       weights: task -> share of the batches; empty: by the number of pairs.
       batch_sizes: task -> pairs a batch, instead of `batch_size`.
       num_negatives: hard negatives used of each pair, as far as the task has them.
+      pairs_per_target: pairs of one target in a batch, in groups whose targets have as
+        many on average and no hard negatives.
 
     Raises:
       UserError: a task has fewer pairs than one batch, or a weight is not positive.
@@ -125,6 +130,13 @@ def group_by_length(
         negatives = min(num_negatives, max(len(p.negatives) for p in pairs))
         for keys, members in merged:
             target, query = (max(side) for side in zip(*keys, strict=True))
+            targets = len({pair.target.content for pair in members})
+            shared = len(members) >= pairs_per_target * targets and not negatives
+            if shared and size % pairs_per_target:
+                raise UserError(
+                    f"task {task}: its batch of {size} does not divide by "
+                    f"data.pairs_per_target={pairs_per_target}"
+                )
             groups.append(
                 Group(
                     name=f"{task}/{token_buckets[query]}x{token_buckets[target]}",
@@ -134,6 +146,7 @@ def group_by_length(
                     weight=share * len(members) / len(pairs),
                     query_tokens=token_buckets[query],
                     target_tokens=token_buckets[target],
+                    pairs_per_target=pairs_per_target if shared else 1,
                 )
             )
     return groups

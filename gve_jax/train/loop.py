@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from gve_jax import build, sharding
 from gve_jax.checkpoint import Checkpoints, save_config, weights_hash
+from gve_jax.contract import DEFAULT_SYSTEM, TEMPLATE
 from gve_jax.data.loader import Batch, PairLoader
 from gve_jax.data.sources import Group, group_by_length, load_tasks
 from gve_jax.model import partition
@@ -94,6 +95,7 @@ def train(
         batch_sizes=config.data.batch_sizes,
         num_negatives=config.data.num_negatives,
         min_share=config.data.min_share,
+        pairs_per_target=config.data.pairs_per_target,
     )
     _check_divisible(groups, mesh)
     loader = PairLoader(
@@ -205,7 +207,7 @@ def _tokenizer(
             for pairs in tasks.values()
             for pair in pairs
             for item in (pair.query, pair.target, *pair.negatives)
-            for text in (item.instruction, item.text)
+            for text in (TEMPLATE, item.instruction or DEFAULT_SYSTEM, item.text)
             if text
         )
         build.make_tokenizer(config, texts).save(folder)
@@ -215,7 +217,7 @@ def _tokenizer(
 def _check_divisible(groups: list[Group], mesh: jax.sharding.Mesh) -> None:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     for group in groups:
-        if group.batch_size % ways:
+        if group.batch_size // group.pairs_per_target % ways:
             raise UserError(
                 f"task {group.name}: a batch of {group.batch_size} does not divide "
                 f"over {ways} devices (mesh.data x mesh.fsdp): change data.batch_size"

@@ -92,9 +92,11 @@ def make_gradient(
         negatives = None
         if batch.negatives is not None:
             negatives = model(batch.negatives, dropout_key=keys[2])
+        query = model(batch.query, dropout_key=keys[0])
+        target = model(batch.target, dropout_key=keys[1])
         return info_nce(
-            model(batch.query, dropout_key=keys[0]),
-            model(batch.target, dropout_key=keys[1]),
+            query,
+            jnp.repeat(target, len(query) // len(target), axis=0),
             temperature=config.loss.temperature,
             query_weight=config.loss.query_weight,
             mask_margin=config.loss.mask_margin,
