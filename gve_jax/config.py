@@ -77,6 +77,9 @@ def default_config() -> ml_collections.ConfigDict:
     d.num_negatives = 0  # hard negatives used of each pair that has them
     # Captions of one video, say, that share a batch: it is encoded once for them.
     d.pairs_per_target = 1
+    # Share of the batches drawn within one cluster of similar pairs, where pairs name
+    # clusters: hard batches, in which what the cluster shares is no shortcut.
+    d.cluster_share = 0.0
     # Length classes of a task with less than this share of all batches are merged:
     # each is a step shape to compile.
     d.min_share = 0.0

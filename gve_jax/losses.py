@@ -66,7 +66,8 @@ def info_nce(
     duplicate = same(query_ids) | same(target_ids) | same(source_ids)
     limit = positive[:, None] + mask_margin  # [b 1]
     row_mask = (duplicate | (scores > limit)) & ~diagonal
-    column_mask = (duplicate | (scores.T > limit)) & ~diagonal
+    from_target = scores.T
+    column_mask = (duplicate | (from_target > limit)) & ~diagonal
 
     row_scores = jnp.where(row_mask, _MASKED, scores)
     if negatives is not None:
@@ -79,7 +80,7 @@ def info_nce(
         row_scores = jnp.concatenate(
             [row_scores, jnp.where(hard_mask, _MASKED, hard)], axis=1
         )
-    column_scores = jnp.where(column_mask, _MASKED, scores.T)
+    column_scores = jnp.where(column_mask, _MASKED, from_target)
 
     def cross_entropy(rows: jax.Array) -> jax.Array:
         logits = rows / temperature

@@ -40,8 +40,12 @@ class Item(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A training pair. `source_id` names the scene both sides come from, so that
-    two pairs of one scene are never negatives of each other."""
+    """A training pair.
+
+    `source_id` names the scene both sides come from, so that two pairs of one scene are
+    never negatives of each other. Pairs of one `cluster` are hard to tell apart, and
+    make hard batches.
+    """
 
     id: str
     query: Item
@@ -49,6 +53,7 @@ class Pair(NamedTuple):
     negatives: tuple[Item, ...] = ()
     task: str = "pairs"
     source_id: str | None = None
+    cluster: str | None = None
 
 
 class Frames(NamedTuple):

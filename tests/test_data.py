@@ -140,6 +140,29 @@ def test_pairs_of_one_target_share_its_row(parts, tmp_path):
     assert len(set(seen[:12])) == 12  # every target once an epoch
 
 
+def test_clustered_batches_stay_within_a_cluster(parts, tmp_path):
+    groups, processor = parts
+    pairs = next(g for g in groups if g.name.startswith("T2V")).pairs
+    colours = [p._replace(cluster=p.query.text.split()[1]) for p in pairs]
+    by_colour = {content_id(p.query): p.cluster for p in colours}
+    one = Group("T2V", tuple(colours), 4, 0, 1.0, 64, 64, clustered=True)
+    batches = list(loader(([one], processor), tmp_path, steps=12))
+    clusters = [
+        {by_colour[i] for i in batch.inputs.query_ids.tolist()} for batch in batches
+    ]
+    # Two wordings put a colour's name in two places: "a red", "something red".
+    assert all(len(names) == 1 for names in clusters)
+    assert len(set.union(*clusters)) > 3
+
+
+def test_a_share_of_the_batches_is_clustered():
+    pairs = [pair(i, 5)._replace(cluster=f"c{i % 2}") for i in range(8)]
+    groups = group({"T": pairs}, cluster_share=0.25)
+    assert [(g.clustered, g.weight) for g in groups] == [(False, 0.75), (True, 0.25)]
+    plain = group({"T": [pair(i, 5) for i in range(8)]}, cluster_share=0.25)
+    assert [g.clustered for g in plain] == [False]
+
+
 def test_targets_are_shared_where_tasks_have_several_pairs_each():
     shared = [pair(i, 5, target_length=i // 2 + 1) for i in range(8)]
     single = [pair(i, 5, target_length=i % 9 + 1, task="S") for i in range(8)]

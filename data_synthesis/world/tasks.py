@@ -39,6 +39,7 @@ OWN_INSTRUCTIONS = {
     "I2I": "Find another picture of the same scene.",
     "TI2I": "Find the image that corresponds to the given text and the given image.",
 }
+GROUPS_TOGETHER = 8  # composed groups, of nine pairs each, that make a cluster
 
 
 class Row(NamedTuple):
@@ -139,7 +140,14 @@ def video_captions(seed: int, video: Video) -> list[Caption]:
     return found
 
 
-def _pair(task: str, name: str, query: dict, target: dict, source: str) -> Row:
+def _theme(video: Video) -> str:
+    """What a cluster shares: a background, or being cut from several scenes."""
+    return video.scenes[0].theme if len(video.scenes) == 1 else "several scenes"
+
+
+def _pair(
+    task: str, name: str, query: dict, target: dict, source: str, cluster: str
+) -> Row:
     key = f"{task}/{name}"
     return Row(
         task,
@@ -149,6 +157,7 @@ def _pair(task: str, name: str, query: dict, target: dict, source: str) -> Row:
             "target": {"id": f"{key}/target", **target},
             "task": task,
             "source_id": source,
+            "cluster": cluster,
         },
     )
 
@@ -156,11 +165,14 @@ def _pair(task: str, name: str, query: dict, target: dict, source: str) -> Row:
 def _rows_of(seed: int, video: Video, number: int) -> list[Row]:
     rows = []
     told = video_captions(seed, video)
+    theme = _theme(video)
     target = {"video": video_path(video)}
     for k, caption in enumerate(told):
         query = {"text": caption.text, "instruction": instruction(caption.form)}
         rows.append(
-            _pair("T2V", f"{video.id}/{caption.form}/{k}", query, target, video.id)
+            _pair(
+                "T2V", f"{video.id}/{caption.form}/{k}", query, target, video.id, theme
+            )
         )
     rng = stream(seed, "pairs", video.id)
     if len(video.scenes) == 1:
@@ -170,22 +182,22 @@ def _rows_of(seed: int, video: Video, number: int) -> list[Row]:
         forms = ["moments" if len(video.scenes) <= 3 else "long"] * 2
     one, two = (captions.caption(video, f, rng) for f in forms)
     query = {"text": one.text, "instruction": OWN_INSTRUCTIONS["T2T"]}
-    rows.append(_pair("T2T", video.id, query, {"text": two.text}, video.id))
+    rows.append(_pair("T2T", video.id, query, {"text": two.text}, video.id, theme))
 
     index, _, second = frame_times(seed, video)
     about = captions.frame(video.scenes[index], second, rng)
     image = {"image": clean(video)}
     if about is not None:
         query = {"text": about.text, "instruction": OWN_INSTRUCTIONS["T2I"]}
-        rows.append(_pair("T2I", video.id, query, image, video.id))
+        rows.append(_pair("T2I", video.id, query, image, video.id, theme))
     seen = {"image": jittered(video)}
     query = {**seen, "instruction": DATASETS["MSRVTT-I2V"].instruction}
-    rows.append(_pair("I2V", video.id, query, target, video.id))
+    rows.append(_pair("I2V", video.id, query, target, video.id, theme))
     query = {**seen, "instruction": OWN_INSTRUCTIONS["I2I"]}
-    rows.append(_pair("I2I", video.id, query, image, video.id))
+    rows.append(_pair("I2I", video.id, query, image, video.id, theme))
     for k, clip in enumerate(clips_of(video, number)):
         query = {"video": clip.path, "instruction": DATASETS["LoVR-C2V"].instruction}
-        rows.append(_pair("V2V", f"{video.id}/{k}", query, target, video.id))
+        rows.append(_pair("V2V", f"{video.id}/{k}", query, target, video.id, theme))
     return rows
 
 
@@ -215,7 +227,11 @@ def _composed(seed: int, found, number: int) -> list[Row]:
                 if task == "TI2I" and not groups.is_unique(group, look, setting, text):
                     continue
                 query = {"text": text.text, **media, "instruction": order}
-                row = _pair(task, target.id, query, {kind: shown(target)}, target.id)
+                # A batch of whole groups holds every look in every setting.
+                cluster = f"groups {number // GROUPS_TOGETHER:04d}"
+                row = _pair(
+                    task, target.id, query, {kind: shown(target)}, target.id, cluster
+                )
                 row.pair["negatives"] = [
                     {
                         "id": f"{task}/{target.id}/negative/{k}",

@@ -207,20 +207,37 @@ class PairLoader:
 def _rows(group: Group, seed: int) -> grain.MapDataset:
     """Endless batches of indices into the group's pairs, reshuffled each epoch."""
     each = group.pairs_per_target
-    if each == 1:
-        rows = grain.MapDataset.range(len(group.pairs)).seed(seed).shuffle().repeat()
-        return rows.batch(group.batch_size, drop_remainder=True)
-    of_target: dict[tuple, list[int]] = {}
+    # What a batch is made of: the rows of one target, or single rows.
+    units: dict[tuple, list[int]] = {}
     for row, pair in enumerate(group.pairs):
-        of_target.setdefault(pair.target.content, []).append(row)
+        units.setdefault(pair.target.content if each > 1 else (row,), []).append(row)
+    size = group.batch_size // each
 
     def draw(rows: list[int], rng: np.random.Generator) -> np.ndarray:
         # A target with too few pairs repeats some; the loss masks repetitions.
         return rng.choice(rows, each, replace=len(rows) < each)
 
-    targets = grain.MapDataset.source(list(of_target.values())).seed(seed).shuffle()
-    batches = targets.repeat().random_map(draw).batch(group.batch_size // each)
-    return batches.map(lambda rows: np.reshape(rows, -1))
+    def batches(units: list[list[int]], seed: int) -> grain.MapDataset:
+        shuffled = grain.MapDataset.source(units).seed(seed).shuffle().repeat()
+        rows = shuffled.random_map(draw).batch(size, drop_remainder=True)
+        return rows.map(lambda rows: np.reshape(rows, -1))
+
+    if not group.clustered:
+        return batches(list(units.values()), seed)
+    clusters: dict[str, list[list[int]]] = {}
+    for rows in units.values():
+        clusters.setdefault(group.pairs[rows[0]].cluster or "", []).append(rows)
+    # Clusters with less than a batch join the next, in the order of their names.
+    merged: list[list[list[int]]] = [[]]
+    for name in sorted(clusters):
+        if len(merged[-1]) >= size:
+            merged.append([])
+        merged[-1].extend(clusters[name])
+    if len(merged) > 1 and len(merged[-1]) < size:
+        merged[-2].extend(merged.pop())
+    datasets = [batches(units, seed + 1 + i) for i, units in enumerate(merged)]
+    sizes = np.array([len(units) for units in merged])
+    return grain.MapDataset.mix(datasets, weights=sizes / sizes.sum())
 
 
 def _ids(names) -> np.ndarray:

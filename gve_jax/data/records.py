@@ -2,8 +2,8 @@
 
 Item: {"id", "text"?, "image"?, "video"?, "start"?, "end"?, "instruction"?}; paths are
 relative to the file. Pair: {"id", "query": ITEM, "target": ITEM, "negatives"?: [ITEM],
-"task"?, "source_id"?}, or {"video" or "image": path, "text": str} for short. The items
-inside a pair need no id.
+"task"?, "source_id"?, "cluster"?}; short form {"video" or "image": path, "text": str};
+the items inside a pair need no id.
 """
 
 import json
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from gve_jax.types import Item, Pair, UserError
 
 _ITEM_FIELDS = set(Item._fields)
-_PAIR_FIELDS = {"id", "query", "target", "negatives", "task", "source_id"}
+_PAIR_FIELDS = set(Pair._fields)
 
 
 def read_items(path: str | os.PathLike) -> list[Item]:
@@ -143,7 +143,7 @@ def _pair(row: dict, folder: pathlib.Path, where: str, line: int, task: str) -> 
     negatives = row.get("negatives") or []
     if not isinstance(negatives, list):
         raise UserError(f"{where}: negatives must be a list of items")
-    for name in ("id", "task", "source_id"):
+    for name in ("id", "task", "source_id", "cluster"):
         if not isinstance(row.get(name, ""), str):
             raise UserError(f"{where}: {name} must be a string, got {row[name]!r}")
     return Pair(
@@ -156,4 +156,5 @@ def _pair(row: dict, folder: pathlib.Path, where: str, line: int, task: str) -> 
         ),
         task=row.get("task") or task,
         source_id=row.get("source_id"),
+        cluster=row.get("cluster"),
     )

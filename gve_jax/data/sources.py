@@ -26,6 +26,8 @@ class Group(NamedTuple):
     target_tokens: int
     # Pairs of one target that come together, the target encoded once for all of them.
     pairs_per_target: int = 1
+    # Batches are drawn within a cluster of pairs instead of among all.
+    clustered: bool = False
 
 
 def load_tasks(
@@ -68,6 +70,7 @@ def group_by_length(
     num_negatives: int,
     min_share: float = 0.0,
     pairs_per_target: int = 1,
+    cluster_share: float = 0.0,
 ) -> list[Group]:
     """Splits each task into length classes, each with at least one batch of pairs.
 
@@ -82,6 +85,8 @@ def group_by_length(
       num_negatives: hard negatives used of each pair, as far as the task has them.
       pairs_per_target: pairs of one target in a batch, in groups whose targets have as
         many on average and no hard negatives.
+      cluster_share: share of a group's batches that are drawn within one cluster, in
+        groups whose pairs name clusters.
 
     Raises:
       UserError: a task has fewer pairs than one batch, or a weight is not positive.
@@ -137,16 +142,25 @@ def group_by_length(
                     f"task {task}: its batch of {size} does not divide by "
                     f"data.pairs_per_target={pairs_per_target}"
                 )
-            groups.append(
-                Group(
-                    name=f"{task}/{token_buckets[query]}x{token_buckets[target]}",
-                    pairs=tuple(members),
-                    batch_size=size,
-                    num_negatives=negatives,
-                    weight=share * len(members) / len(pairs),
-                    query_tokens=token_buckets[query],
-                    target_tokens=token_buckets[target],
-                    pairs_per_target=pairs_per_target if shared else 1,
-                )
+            group = Group(
+                name=f"{task}/{token_buckets[query]}x{token_buckets[target]}",
+                pairs=tuple(members),
+                batch_size=size,
+                num_negatives=negatives,
+                weight=share * len(members) / len(pairs),
+                query_tokens=token_buckets[query],
+                target_tokens=token_buckets[target],
+                pairs_per_target=pairs_per_target if shared else 1,
             )
+            within = cluster_share if any(p.cluster for p in members) else 0.0
+            if within < 1:
+                groups.append(group._replace(weight=group.weight * (1 - within)))
+            if within > 0:
+                groups.append(
+                    group._replace(
+                        name=f"{group.name}/clustered",
+                        weight=group.weight * within,
+                        clustered=True,
+                    )
+                )
     return groups

@@ -96,6 +96,7 @@ def train(
         num_negatives=config.data.num_negatives,
         min_share=config.data.min_share,
         pairs_per_target=config.data.pairs_per_target,
+        cluster_share=config.data.cluster_share,
     )
     _check_divisible(groups, mesh)
     loader = PairLoader(
