@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     c = world.get_config()
     c.data.pairs = "runs/full/world/train"
     c.preprocess.cache_dir = "runs/full/cache"
-    c.data.tasks.update(T2T=0.02, I2I=0.02, TI2I=0.04)
+    c.data.tasks.update(T2T=0.02, TI2I=0.04)
     c.data.batch_size = 64
     c.data.batch_sizes.update(T2V=128)
     c.data.num_negatives = 1

@@ -91,8 +91,7 @@ def default_config() -> ml_collections.ConfigDict:
             temperature=0.03,
             query_weight=0.5,  # of query->target; the rest is target->query
             # Negatives scoring above their positive by more are left out, as probable
-            # positives. For pre-trained weights: from random ones most true negatives
-            # score so, and 2 (off) is needed to learn at all.
+            # positives; 2 turns it off.
             mask_margin=0.1,
         )
     )
