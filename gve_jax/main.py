@@ -32,12 +32,15 @@ def run(main: Callable[[list[str]], None], required: Sequence[str] = ()) -> None
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(argv)
+            rest = flags.FLAGS(argv)
+            for name in required:  # a config file that fails to load says so on use
+                getattr(flags.FLAGS[name].value, "seed", None)
+            return rest
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
             # ml_collections raises plain errors for unknown keys and wrong types.
             _stop(str(e).strip("'\""), 2)
-        except (FileNotFoundError, ImportError) as e:
-            _stop(f"--config: {e}", 2)
+        except (OSError, ImportError) as e:
+            _stop(f"--config: {str(e).strip().splitlines()[-1]}", 2)
 
     app.run(checked, flags_parser=parse)
 
