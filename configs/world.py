@@ -11,10 +11,9 @@ from gve_jax.config import default_config
 def get_config() -> ml_collections.ConfigDict:
     c = default_config()
     c.data.pairs = "runs/quickstart/world/train"
-    c.data.batch_size = 32
+    c.data.batch_size = 48
     c.data.min_share = 0.05
-    c.data.pairs_per_target = 2
-    c.data.batch_sizes.update(T2V=64)
+    c.data.cluster_share = 0.8
     c.data.tasks.update(
         T2V=0.50, T2I=0.13, I2I=0.06, I2V=0.12, V2V=0.06, TI2V=0.07, TV2V=0.06,
     )  # fmt: skip
@@ -38,8 +37,12 @@ def get_config() -> ml_collections.ConfigDict:
         num_attention_heads=4, num_key_value_heads=2, mrope_section=(4, 6, 6),
     )  # fmt: skip
 
-    c.loss.temperature = 0.05
-    c.optim.update(peak_lr=2e-3, warmup_steps=20, weight_decay=0.05, b2=0.99)
+    # At 0.05 from the start, embeddings collapse before anything aligns; and most true
+    # negatives outscore their positive, so none are masked by score.
+    c.loss.update(
+        start_temperature=0.5, anneal_steps=250, temperature=0.05, mask_margin=2.0
+    )
+    c.optim.update(peak_lr=1.5e-3, warmup_steps=50, weight_decay=0.05, b2=0.99)
     c.train.update(steps=900, log_every=10, checkpoint_every=300)
     c.embed.batch_size = 64
     return c

@@ -89,6 +89,11 @@ def default_config() -> ml_collections.ConfigDict:
     c.loss = ml_collections.ConfigDict(
         dict(
             temperature=0.03,
+            # Where it starts, and the steps in which it falls (by equal factors) to
+            # `temperature`. From random weights a low temperature punishes the random
+            # spread of scores before anything aligns, and embeddings collapse.
+            start_temperature=0.03,
+            anneal_steps=0,
             query_weight=0.5,  # of query->target; the rest is target->query
             # Negatives scoring above their positive by more are left out, as probable
             # positives; 2 turns it off.

@@ -169,11 +169,11 @@ def _rows_of(seed: int, video: Video, number: int) -> list[Row]:
     target = {"video": video_path(video)}
     for k, caption in enumerate(told):
         query = {"text": caption.text, "instruction": instruction(caption.form)}
-        rows.append(
-            _pair(
-                "T2V", f"{video.id}/{caption.form}/{k}", query, target, video.id, theme
-            )
-        )
+        # Captions of a kind compete with their like: names of motions with names of
+        # motions, not with whole descriptions.
+        kind = RESEMBLES[caption.form]
+        name = f"{video.id}/{caption.form}/{k}"
+        rows.append(_pair("T2V", name, query, target, video.id, kind))
     rng = stream(seed, "pairs", video.id)
     if len(video.scenes) == 1:
         # Two new wordings, so that T2V texts are not seen twice as often.

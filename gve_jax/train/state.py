@@ -45,6 +45,15 @@ def learning_rate(optim: ConfigDict, steps: int) -> optax.Schedule:
     )
 
 
+def temperature(loss: ConfigDict, step: jax.Array) -> jax.Array:
+    """Falls by equal factors from the start's to the final one in `anneal_steps`."""
+    done = jnp.minimum(step / max(loss.anneal_steps, 1), 1.0)
+    if not loss.anneal_steps:
+        done = 1.0
+    ratio = loss.temperature / loss.start_temperature
+    return loss.start_temperature * ratio**done
+
+
 def make_optimizer(
     optim: ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
@@ -97,7 +106,7 @@ def make_gradient(
         return info_nce(
             query,
             jnp.repeat(target, len(query) // len(target), axis=0),
-            temperature=config.loss.temperature,
+            temperature=temperature(config.loss, step),
             query_weight=config.loss.query_weight,
             mask_margin=config.loss.mask_margin,
             query_ids=batch.query_ids,
