@@ -149,7 +149,9 @@ def train(
 
     try:
         if first < steps:
-            gradient.warm("compile", [partial(example, group) for group in groups])
+            # A clustered group has the shapes of its plain twin, of the same pairs.
+            distinct = {id(group.pairs): group for group in groups}.values()
+            gradient.warm("compile", [partial(example, group) for group in distinct])
         if steps == 0:  # the untrained model, as a baseline
             save(0)
         with (
@@ -284,9 +286,9 @@ class _MetricsLog:
             f.write(json.dumps(row) + "\n")
         self._rows = []
         note = f"loss {row['loss']:.3f}, {row['pairs_per_s']:.0f} pairs/s"
-        return note + (
-            f", {row['failed_pairs']} unreadable" * bool(row["failed_pairs"])
-        )
+        if row["failed_pairs"]:
+            note += f", {row['failed_pairs']} unreadable"
+        return note
 
     @property
     def padding(self) -> float:

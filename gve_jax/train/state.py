@@ -45,11 +45,11 @@ def learning_rate(optim: ConfigDict, steps: int) -> optax.Schedule:
     )
 
 
-def temperature(loss: ConfigDict, step: jax.Array) -> jax.Array:
+def temperature(loss: ConfigDict, step: jax.Array) -> jax.Array | float:
     """Falls by equal factors from the start's to the final one in `anneal_steps`."""
-    done = jnp.minimum(step / max(loss.anneal_steps, 1), 1.0)
     if not loss.anneal_steps:
-        done = 1.0
+        return loss.temperature
+    done = jnp.minimum(step / loss.anneal_steps, 1.0)
     ratio = loss.temperature / loss.start_temperature
     return loss.start_temperature * ratio**done
 
