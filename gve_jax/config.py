@@ -103,6 +103,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.optim = ml_collections.ConfigDict(
         dict(
+            name="adamw",  # or "muon": learns faster from random weights
             peak_lr=3e-5,
             end_lr=0.0,
             warmup_steps=0,

@@ -101,6 +101,8 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
             return NamedSharding(mesh, PartitionSpec())
         axes = leaf.get_metadata("axes", None)
         value = leaf.get_value()
+        if not jax.tree.leaves(value):
+            return leaf  # a moment that the optimiser does not keep
         if axes is None or len(axes) != len(value.shape):
             return leaf.replace(NamedSharding(mesh, PartitionSpec()))
         return leaf.replace(NamedSharding(mesh, spec(axes, value.shape, mesh)))

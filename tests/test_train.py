@@ -75,6 +75,7 @@ def test_eight_devices_give_the_loss_of_one(trained, pairs, tmp_path):
 def test_it_learns_and_its_vectors_retrieve(pairs, tmp_path):
     config = tiny.config(pairs, train__steps=60, train__checkpoint_every=60)
     config.train.log_every = 10
+    config.optim.name = "adamw"
     train(config, tmp_path / "run", devices=jax.devices()[:1])
     rows = metrics(tmp_path / "run")
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
@@ -99,6 +100,7 @@ def test_hard_negatives_enter_the_loss(trained, pairs, tmp_path):
 
 def test_lora_trains_few_parameters_and_loads_again(pairs, tmp_path):
     config = tiny.config(pairs, model__trainable="lora", model__lora__rank=2)
+    config.optim.name = "adamw"
     train(config, tmp_path / "run", devices=jax.devices()[:1])
     leaves = jax.tree.leaves(params_of(tmp_path / "run", 4))
     assert 0 < sum(x.size for x in leaves) < 5000

@@ -99,7 +99,7 @@ def config(pairs, **changes) -> ml_collections.ConfigDict:
         num_attention_heads=2, num_key_value_heads=1, mrope_section=(2, 3, 3),
     )  # fmt: skip
     c.loss.temperature = 0.05
-    c.optim.update(peak_lr=3e-3, warmup_steps=2)
+    c.optim.update(name="muon", peak_lr=3e-3, warmup_steps=2)
     c.train.update(steps=4, log_every=1, checkpoint_every=2, keep=2)
     c.embed.batch_size = 8
     for key, value in changes.items():

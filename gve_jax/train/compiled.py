@@ -13,7 +13,7 @@ from gve_jax.progress import ProgressLine
 class Compiled:
     """A jitted function compiled once per shape of its arguments.
 
-    Calls with shapes that `warm` has not seen compile then; `len()` counts programs.
+    Calls with shapes that `prepare` has not seen compile then; `len()` counts programs.
     """
 
     def __init__(self, function: Callable, **jit_options: Any):
@@ -29,26 +29,26 @@ class Compiled:
             self._programs[key] = self._jitted.lower(*arguments).compile()
         return self._programs[key](*arguments)
 
-    def warm(self, name: str, cases: Iterable[Callable[[], tuple]]) -> None:
-        """Compiles for the arguments that each case makes, on all cores.
+    def prepare(self, arguments: tuple) -> None:
+        """Compiles for the shapes of `arguments`, unless that is done or under way."""
+        key = _shapes(arguments)
+        if key not in self._programs:
+            self._programs[key] = None  # claimed: a twin need not compile it too
+            self._programs[key] = self._jitted.lower(*arguments).compile()
 
-        XLA's CPU and GPU backends compile one program mostly on one thread.
-        """
-        cases = list(cases)
 
-        def compile_case(make: Callable[[], tuple]) -> None:
-            arguments = make()
-            key = _shapes(arguments)
-            if key not in self._programs:
-                self._programs[key] = None  # claimed: a twin need not compile it too
-                self._programs[key] = self._jitted.lower(*arguments).compile()
+def warm(name: str, cases: Iterable[tuple[Compiled, Callable[[], tuple]]]) -> None:
+    """Compiles each function for the arguments that its case makes, on all cores.
 
-        with (
-            ProgressLine(name, len(cases), "shapes") as progress,
-            ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
-        ):
-            for _ in pool.map(compile_case, cases):
-                progress.advance()
+    XLA's CPU and GPU backends compile one program mostly on one thread.
+    """
+    cases = list(cases)
+    with (
+        ProgressLine(name, len(cases), "programs") as progress,
+        ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+    ):
+        for _ in pool.map(lambda case: case[0].prepare(case[1]()), cases):
+            progress.advance()
 
 
 def _shapes(arguments: tuple) -> Any:

@@ -22,10 +22,11 @@ from gve_jax.checkpoint import Checkpoints, save_config, weights_hash
 from gve_jax.contract import DEFAULT_SYSTEM, TEMPLATE
 from gve_jax.data.loader import Batch, PairLoader
 from gve_jax.data.sources import Group, group_by_length, load_tasks
+from gve_jax.losses import LossCurves
 from gve_jax.model import partition
 from gve_jax.preprocess import Tokenizer, load_tokenizer
 from gve_jax.progress import ProgressLine
-from gve_jax.train.compiled import Compiled
+from gve_jax.train.compiled import Compiled, warm
 from gve_jax.train.state import (
     StepMetrics,
     TrainState,
@@ -147,11 +148,17 @@ def train(
         inputs = jax.device_put(loader.example(group).inputs, batch_sharding)
         return state.trainable, frozen, inputs, state.step
 
+    def example_update() -> tuple:
+        zero = jax.device_put(jnp.zeros(()), replicated)
+        curves = LossCurves(*[zero] * len(LossCurves._fields))
+        return state, jax.tree.map(jnp.zeros_like, state.trainable), curves
+
     try:
         if first < steps:
             # A clustered group has the shapes of its plain twin, of the same pairs.
             distinct = {id(group.pairs): group for group in groups}.values()
-            gradient.warm("compile", [partial(example, group) for group in distinct])
+            cases = [(gradient, partial(example, group)) for group in distinct]
+            warm("compile", [(update, example_update), *cases])
         if steps == 0:  # the untrained model, as a baseline
             save(0)
         with (

@@ -14,7 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from gve_jax.losses import LossCurves, info_nce
-from gve_jax.types import PairBatch
+from gve_jax.types import PairBatch, UserError
 
 
 class TrainState(NamedTuple):
@@ -57,24 +57,60 @@ def temperature(loss: ConfigDict, step: jax.Array) -> jax.Array | float:
 def make_optimizer(
     optim: ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """AdamW with global-norm clipping; norms' scales and biases do not decay."""
+    """`optim.name` with global-norm clipping; norms' scales and biases do not decay.
+
+    "muon" (Liu et al. 2025, arXiv 2502.16982) orthogonalises the updates of the linear
+    layers, scaled to the size of AdamW's; all else (token embedding, biases, norms)
+    stays with AdamW, with Nesterov's momentum.
+
+    Raises:
+      UserError: an unknown name.
+    """
 
     def decays(params: Any) -> Any:
-        def is_matrix(path: tuple, _: Any) -> bool:
-            name = jax.tree_util.keystr(path)
-            return "norm" not in name and "bias" not in name
+        return jax.tree_util.tree_map_with_path(lambda path, _: _decays(path), params)
 
-        return jax.tree_util.tree_map_with_path(is_matrix, params)
-
-    return optax.chain(
-        optax.clip_by_global_norm(optim.clip_norm),
-        optax.adamw(
+    if optim.name == "adamw":
+        rule = optax.adamw(
             schedule,
             b1=optim.b1,
             b2=optim.b2,
             weight_decay=optim.weight_decay,
             mask=decays,
-        ),
+        )
+    elif optim.name == "muon":
+        rule = optax.contrib.muon(
+            schedule,
+            weight_decay=optim.weight_decay,
+            adam_b1=optim.b1,
+            adam_b2=optim.b2,
+            consistent_rms=0.2,  # about that of AdamW's updates
+            muon_weight_dimension_numbers=_matrices,
+        )
+    else:
+        raise UserError(f'optim.name: {optim.name!r} is neither "adamw" nor "muon"')
+    return optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
+
+
+def _decays(path: tuple) -> bool:
+    name = jax.tree_util.keystr(path)
+    return "norm" not in name and "bias" not in name
+
+
+def _matrices(params: Any) -> Any:
+    """Which axes of a linear layer's weight are its input and its output."""
+
+    def dimensions(path: tuple, variable: nnx.Variable) -> Any:
+        axes = variable.get_metadata("axes")
+        first = int(axes[0] == "layers")  # a stack holds one matrix per layer
+        dims = None
+        if _decays(path) and "vocab" not in axes:
+            outputs = tuple(range(first + 1, len(axes)))
+            dims = optax.contrib.MuonDimensionNumbers(first, outputs)
+        return jax.tree.map(lambda _: dims, variable)
+
+    return jax.tree_util.tree_map_with_path(
+        dimensions, params, is_leaf=lambda x: isinstance(x, nnx.Variable)
     )
 
 
