@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.cluster_share = 0.8
     c.data.workers = 2  # the videos are small: more threads only wait for each other
     c.data.tasks.update(
-        T2V=0.50, T2I=0.13, I2I=0.06, I2V=0.12, V2V=0.06, TI2V=0.07, TV2V=0.06,
+        T2V=0.54, T2I=0.14, I2V=0.13, V2V=0.06, TI2V=0.07, TV2V=0.06,
     )  # fmt: skip
     c.preprocess.cache_dir = "runs/quickstart/cache"
     c.preprocess.vocab_size = 2048
@@ -48,6 +48,6 @@ def get_config() -> ml_collections.ConfigDict:
     c.optim.update(
         name="muon", peak_lr=8e-3, warmup_steps=50, weight_decay=0.05, b2=0.99
     )
-    c.train.update(steps=1500, log_every=10, checkpoint_every=300)
+    c.train.update(steps=1400, log_every=10, checkpoint_every=350)
     c.embed.batch_size = 64
     return c

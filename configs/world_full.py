@@ -13,13 +13,13 @@ def get_config() -> ml_collections.ConfigDict:
     c = world.get_config()
     c.data.pairs = "runs/full/world/train"
     c.preprocess.cache_dir = "runs/full/cache"
-    c.data.tasks.update(T2T=0.02, TI2I=0.04)
+    c.data.tasks.update(T2T=0.02, TI2I=0.04, I2I=0.04)
     c.data.batch_size = 64
     c.data.num_negatives = 1
-    c.model.vision.update(hidden_size=96, intermediate_size=192, depth=3)
-    c.model.vision.fullatt_block_indexes = (2,)
-    c.model.text.update(num_hidden_layers=3)
-    c.optim.update(peak_lr=1e-3, warmup_steps=100)
+    c.model.vision.update(hidden_size=96, intermediate_size=192, depth=6)
+    c.model.vision.fullatt_block_indexes = (2, 5)
+    c.model.text.update(num_hidden_layers=2)
+    c.optim.update(peak_lr=5e-3, warmup_steps=100)
     c.loss.anneal_steps = 500
-    c.train.update(steps=4000, checkpoint_every=500)
+    c.train.update(steps=5000, checkpoint_every=500)
     return c
