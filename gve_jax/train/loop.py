@@ -52,6 +52,7 @@ def train(
     """
     workdir = pathlib.Path(workdir).absolute()
     _check(config)
+    steps = config.train.steps
 
     # ---- data -----------------------------------------------------------------------
     tasks = load_tasks(config.data.pairs, list(config.data.tasks))
@@ -63,7 +64,7 @@ def train(
     mesh = sharding.make_mesh(config.mesh, devices)
     model_config, graphdef, params = build.make_model(config, tokenizer)
     trainable, frozen = partition(params, config.model.trainable)
-    schedule = learning_rate(config.optim, config.train.steps)
+    schedule = learning_rate(config.optim, steps)
     optimizer = make_optimizer(config.optim, schedule)
     trainable = jax.device_put(trainable, sharding.shardings(trainable, mesh))
     frozen = jax.device_put(frozen, sharding.shardings(frozen, mesh))
@@ -103,7 +104,7 @@ def train(
     loader = PairLoader(
         groups,
         processor,
-        steps=config.train.steps,
+        steps=steps,
         seed=config.seed,
         prefetch=config.data.prefetch,
         workers=config.data.workers,
@@ -125,7 +126,8 @@ def train(
             )
         state = TrainState(rest["step"], trainable, rest["opt_state"])
         loader.set_state(data["iterator"])
-        print(f"resuming {workdir} at step {first}", file=sys.stderr)
+        done = "; it is finished" if first >= steps else ""
+        print(f"resuming {workdir} at step {first}{done}", file=sys.stderr)
     metrics_log = _MetricsLog(workdir / "metrics.jsonl", first)
 
     frozen_hash = weights_hash(frozen)
@@ -142,7 +144,6 @@ def train(
 
     # ---- loop -----------------------------------------------------------------------
     batch_sharding = sharding.batch_sharding(mesh)
-    steps = config.train.steps
 
     def example(group: Group) -> tuple:
         inputs = jax.device_put(loader.example(group).inputs, batch_sharding)
@@ -179,11 +180,12 @@ def train(
     finally:
         loader.close()
         checkpoints.close()
-    print(
-        f"train: {len(gradient)} step shapes compiled for {len(groups)} groups "
-        f"of pairs; {metrics_log.padding:.0%} of token slots were padding",
-        file=sys.stderr,
-    )
+    if first < steps:
+        print(
+            f"train: {len(gradient)} step shapes compiled for {len(groups)} groups "
+            f"of pairs; {metrics_log.padding:.0%} of token slots were padding",
+            file=sys.stderr,
+        )
 
 
 def _init_optimizer(
