@@ -1,7 +1,7 @@
 """Train an embedder; started again on the same workdir, it resumes.
 
 python -m gve_jax.train --config=configs/world.py --workdir=runs/world \
-    --config.optim.peak_lr=1e-3
+    --config.optim.peak_lr=4e-3
 """
 
 from absl import flags
