@@ -1,5 +1,7 @@
 """The embedded default with an hour to spare: a larger world, model and schedule.
 
+Not yet run to its end: the numbers are a first guess.
+
 python -m data_synthesis.world --output=runs/full/world --seed=0 --videos=8000
 python -m gve_jax.train --config=configs/world_full.py --workdir=runs/full/train
 """

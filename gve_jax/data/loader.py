@@ -127,18 +127,18 @@ class PairLoader:
         failed = len(pairs) - len(good)
         if failed:
             self._record(group, pairs, read)
-            if failed > MAX_FAILED_SHARE * len(pairs):
+            # Pairs that share a target stay together.
+            each = group.pairs_per_target
+            blocks = [range(i, i + each) for i in range(0, len(pairs), each)]
+            whole = [b for b in blocks if all(i in good for i in b)]
+            if failed > MAX_FAILED_SHARE * len(pairs) or not whole:
                 reason = next(r for r in read if isinstance(r, str))
                 raise UserError(
                     f"task {group.name}: {failed} of {len(pairs)} pairs of a batch "
                     f"cannot be read, first: {reason}; all are in "
                     f"{self._failures_path}"
                 )
-            # Twins of good rows stand in: equal ids, so the loss masks them. Pairs that
-            # share a target go together.
-            each = group.pairs_per_target
-            blocks = [range(i, i + each) for i in range(0, len(pairs), each)]
-            whole = [b for b in blocks if all(i in good for i in b)]
+            # Twins of good rows stand in: equal ids, so the loss masks them.
             broken = [b for b in blocks if b not in whole]
             for slot, block in enumerate(broken):
                 for i, twin in zip(block, whole[slot % len(whole)], strict=True):

@@ -24,17 +24,18 @@ class Compiled:
         return len(self._programs)
 
     def __call__(self, *arguments: Any) -> Any:
-        key = _shapes(arguments)
-        if key not in self._programs:
-            self._programs[key] = self._jitted.lower(*arguments).compile()
-        return self._programs[key](*arguments)
+        return self._programs[self.prepare(arguments)](*arguments)
 
-    def prepare(self, arguments: tuple) -> None:
-        """Compiles for the shapes of `arguments`, unless that is done or under way."""
+    def prepare(self, arguments: tuple) -> Any:
+        """Compiles for the shapes of `arguments`, unless that is done or under way.
+
+        Returns the key of these shapes.
+        """
         key = _shapes(arguments)
         if key not in self._programs:
             self._programs[key] = None  # claimed: a twin need not compile it too
             self._programs[key] = self._jitted.lower(*arguments).compile()
+        return key
 
 
 def warm(name: str, cases: Iterable[tuple[Compiled, Callable[[], tuple]]]) -> None:
