@@ -75,14 +75,16 @@ def default_config() -> ml_collections.ConfigDict:
     # Task -> batch size, where it differs.
     d.batch_sizes = ml_collections.ConfigDict({}, allow_dotted_keys=False)
     d.num_negatives = 0  # hard negatives used of each pair that has them
-    # Captions of one video, say, that share a batch: it is encoded once for them.
-    d.pairs_per_target = 1
+    # Task -> number of hard negatives, where it differs.
+    d.nums_negatives = ml_collections.ConfigDict({}, allow_dotted_keys=False)
     # Share of the batches drawn within one cluster of similar pairs, where pairs name
     # clusters: hard batches, in which what the cluster shares is no shortcut.
     d.cluster_share = 0.0
     # Length classes of a task with less than this share of all batches are merged:
     # each is a step shape to compile.
     d.min_share = 0.0
+    # Pixels by which the frames of each medium are shifted at random in training.
+    d.shift = 0
     d.prefetch = 2  # batches prepared ahead
     d.workers = 16  # threads that read media
 

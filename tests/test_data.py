@@ -30,6 +30,7 @@ def group(tasks, **changes):
         batch_size=2,
         batch_sizes={},
         num_negatives=0,
+        nums_negatives={},
     )
     return group_by_length(tasks, **{**arguments, **changes})
 
@@ -124,22 +125,6 @@ def test_batches_are_homogeneous_and_every_pair_comes_once_an_epoch(parts, tmp_p
         assert set(first_epoch) <= expected
 
 
-def test_pairs_of_one_target_share_its_row(parts, tmp_path):
-    groups, processor = parts
-    pairs = next(g for g in groups if g.name.startswith("T2V")).pairs
-    one = Group("T2V", pairs, 8, 0, 1.0, 64, 64, pairs_per_target=2)
-    batches = list(loader(([one], processor), tmp_path, steps=6))
-    seen = []
-    for batch in batches:
-        ids = batch.inputs.target_ids.reshape(4, 2)
-        np.testing.assert_array_equal(ids[:, 0], ids[:, 1])
-        assert len(batch.inputs.target.tokens) == 4  # encoded once for two pairs
-        assert len(batch.inputs.query.tokens) == 8
-        assert len(set(batch.inputs.query_ids.tolist())) == 8
-        seen += ids[:, 0].tolist()
-    assert len(set(seen[:12])) == 12  # every target once an epoch
-
-
 def test_clustered_batches_stay_within_a_cluster(parts, tmp_path):
     groups, processor = parts
     pairs = next(g for g in groups if g.name.startswith("T2V")).pairs
@@ -155,6 +140,24 @@ def test_clustered_batches_stay_within_a_cluster(parts, tmp_path):
     assert len(set.union(*clusters)) > 3
 
 
+def test_shifts_change_media_alone_and_repeat(parts, tmp_path):
+    groups, processor = parts
+
+    def batches(shift):
+        return PairLoader(
+            groups, processor, steps=6, seed=0, shift=shift, prefetch=2, workers=2,
+            failures_path=tmp_path / "failures.jsonl",
+        )  # fmt: skip
+
+    plain, one, two = map(list, (batches(0), batches(5), batches(5)))
+    for a, b, c in zip(plain, one, two, strict=True):
+        equal(b, c)
+        np.testing.assert_array_equal(a.inputs.query.tokens, b.inputs.query.tokens)
+        if a.group.startswith("T2V"):
+            before, after = (x.inputs.target.vision.patches for x in (a, b))
+            assert before.shape == after.shape and (before != after).any()
+
+
 def test_a_share_of_the_batches_is_clustered():
     pairs = [pair(i, 5)._replace(cluster=f"c{i % 2}") for i in range(8)]
     groups = group({"T": pairs}, cluster_share=0.25)
@@ -163,13 +166,19 @@ def test_a_share_of_the_batches_is_clustered():
     assert [g.clustered for g in plain] == [False]
 
 
-def test_targets_are_shared_where_tasks_have_several_pairs_each():
-    shared = [pair(i, 5, target_length=i // 2 + 1) for i in range(8)]
-    single = [pair(i, 5, target_length=i % 9 + 1, task="S") for i in range(8)]
-    groups = group({"T": shared, "S": single}, pairs_per_target=2)
-    assert [g.pairs_per_target for g in groups] == [2, 1]
-    with pytest.raises(UserError, match="does not divide"):
-        group({"T": shared}, pairs_per_target=2, batch_size=3)
+def test_hard_negatives_count_for_length_and_by_task():
+    pairs = [pair(i, 5) for i in range(4)]
+    longer = (Item("", text="z" * 5), Item("", text="z" * 30))
+    pairs = [p._replace(negatives=longer) for p in pairs]
+    for base, by_task, used, length in (
+        (0, {}, 0, 10),
+        (1, {}, 1, 10),
+        (0, {"T": 2}, 2, 40),
+        (2, {"T": 1}, 1, 10),
+        (9, {}, 2, 40),
+    ):
+        (one,) = group({"T": pairs}, num_negatives=base, nums_negatives=by_task)
+        assert (one.num_negatives, one.target_tokens) == (used, length)
 
 
 def test_order_depends_on_the_seed_alone(parts, tmp_path):

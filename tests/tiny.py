@@ -83,6 +83,7 @@ def config(pairs, **changes) -> ml_collections.ConfigDict:
     c.data.pairs = str(pairs)
     c.data.batch_size = 8
     c.data.workers = 2
+    c.data.shift = 3
     c.preprocess.vocab_size = 320
     c.preprocess.num_frames = 4
     c.preprocess.min_pixels = c.preprocess.max_pixels = 56 * 56

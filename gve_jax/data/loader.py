@@ -1,5 +1,6 @@
 """Grain pipeline: groups of pairs -> a seeded, resumable stream of padded batches."""
 
+import functools
 import json
 import os
 import threading
@@ -12,8 +13,9 @@ import grain
 import numpy as np
 from grain.transforms import DatasetSelectionMap
 
-from gve_jax.data.sources import Group
+from gve_jax.data.sources import Group, join_small
 from gve_jax.preprocess import Bucket, Processor
+from gve_jax.preprocess.augment import random_shift
 from gve_jax.types import Encoded, EncoderInputs, Item, Pair, PairBatch, UserError
 
 # A batch with more unreadable pairs than this share stops the run.
@@ -65,6 +67,7 @@ class PairLoader:
       processor: turns items into padded arrays.
       steps: batches in all.
       seed: decides the order of groups and of pairs.
+      shift: most pixels by which the frames of each medium are moved at random.
       prefetch: batches prepared ahead by threads.
       workers: threads that read media within a batch.
       failures_path: JSON-lines file that unreadable pairs are recorded in.
@@ -77,12 +80,14 @@ class PairLoader:
         *,
         steps: int,
         seed: int,
+        shift: int = 0,
         prefetch: int,
         workers: int,
         failures_path: str | os.PathLike,
     ):
         self._groups = groups
         self._processor = processor
+        self._shift = shift
         self._failures_path = failures_path
         self._failures_lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=workers)
@@ -93,7 +98,7 @@ class PairLoader:
         mixture = StaticMixture([group.weight for group in groups], steps, seed)
         mixed = grain.MapDataset.select_from_datasets(datasets, mixture)
         self._iterator = iter(
-            mixed.map(self._make).to_iter_dataset(
+            mixed.random_map(self._make, seed=seed).to_iter_dataset(
                 grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
             )
         )
@@ -106,7 +111,8 @@ class PairLoader:
 
     def example(self, group: Group) -> Batch:
         """A batch of the group's first pairs, for its shapes."""
-        return self._make((self._groups.index(group), _rows(group, 0)[0]))
+        chosen = self._groups.index(group), _rows(group, 0)[0]
+        return self._make(chosen, np.random.default_rng(0))
 
     def get_state(self) -> dict:
         """The position after the last batch handed out, as JSON values."""
@@ -119,19 +125,17 @@ class PairLoader:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _make(self, chosen: tuple[int, np.ndarray]) -> Batch:
+    def _make(self, chosen: tuple[int, np.ndarray], rng: np.random.Generator) -> Batch:
         group = self._groups[chosen[0]]
         pairs = [group.pairs[int(row)] for row in chosen[1]]
-        read = list(self._pool.map(lambda p: self._read(p, group.num_negatives), pairs))
+        # Drawn, not spawned: Grain sets a generator's state, not what it spawns from.
+        seeds = rng.integers(2**63, size=len(pairs))
+        read = list(self._pool.map(functools.partial(self._read, group), pairs, seeds))
         good = [i for i, sides in enumerate(read) if not isinstance(sides, str)]
         failed = len(pairs) - len(good)
         if failed:
             self._record(group, pairs, read)
-            # Pairs that share a target stay together.
-            each = group.pairs_per_target
-            blocks = [range(i, i + each) for i in range(0, len(pairs), each)]
-            whole = [b for b in blocks if all(i in good for i in b)]
-            if failed > MAX_FAILED_SHARE * len(pairs) or not whole:
+            if failed > MAX_FAILED_SHARE * len(pairs):
                 reason = next(r for r in read if isinstance(r, str))
                 raise UserError(
                     f"task {group.name}: {failed} of {len(pairs)} pairs of a batch "
@@ -139,15 +143,14 @@ class PairLoader:
                     f"{self._failures_path}"
                 )
             # Twins of good rows stand in: equal ids, so the loss masks them.
-            broken = [b for b in blocks if b not in whole]
-            for slot, block in enumerate(broken):
-                for i, twin in zip(block, whole[slot % len(whole)], strict=True):
-                    pairs[i], read[i] = pairs[twin], read[twin]
+            broken = (i for i in range(len(pairs)) if isinstance(read[i], str))
+            for i, twin in zip(broken, good, strict=False):
+                pairs[i], read[i] = pairs[twin], read[twin]
         queries, targets, negatives = zip(*read, strict=True)
         flat = [n for row in negatives for n in row]
         encoded = [
             self._collate(queries, group.query_tokens),
-            self._collate(targets[:: group.pairs_per_target], group.target_tokens),
+            self._collate(targets, group.target_tokens),
         ]
         if flat:
             encoded.append(self._collate(flat, group.target_tokens))
@@ -175,9 +178,13 @@ class PairLoader:
         return self._processor.collate(side, bucket=bucket)
 
     def _read(
-        self, pair: Pair, num_negatives: int
+        self, group: Group, pair: Pair, seed: int
     ) -> tuple[Encoded, Encoded, list[Encoded]] | str:
-        encode = self._processor.encode
+        num_negatives, encode = group.num_negatives, self._processor.encode
+        if self._shift:
+            rng = np.random.default_rng(seed)
+            shift = functools.partial(random_shift, most=self._shift, rng=rng)
+            encode = functools.partial(encode, augment=shift)
         try:
             query, target = encode(pair.query), encode(pair.target)
             negatives = [encode(n) for n in pair.negatives[:num_negatives]]
@@ -206,37 +213,20 @@ class PairLoader:
 
 def _rows(group: Group, seed: int) -> grain.MapDataset:
     """Endless batches of indices into the group's pairs, reshuffled each epoch."""
-    each = group.pairs_per_target
-    # What a batch is made of: the rows of one target, or single rows.
-    units: dict[tuple, list[int]] = {}
-    for row, pair in enumerate(group.pairs):
-        units.setdefault(pair.target.content if each > 1 else (row,), []).append(row)
-    size = group.batch_size // each
+    size = group.batch_size
 
-    def draw(rows: list[int], rng: np.random.Generator) -> np.ndarray:
-        # A target with too few pairs repeats some; the loss masks repetitions.
-        return rng.choice(rows, each, replace=len(rows) < each)
-
-    def batches(units: list[list[int]], seed: int) -> grain.MapDataset:
-        shuffled = grain.MapDataset.source(units).seed(seed).shuffle().repeat()
-        rows = shuffled.random_map(draw).batch(size, drop_remainder=True)
-        return rows.map(lambda rows: np.reshape(rows, -1))
+    def batches(rows: Sequence[int], seed: int) -> grain.MapDataset:
+        shuffled = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
+        return shuffled.batch(size, drop_remainder=True)
 
     if not group.clustered:
-        return batches(list(units.values()), seed)
-    clusters: dict[str, list[list[int]]] = {}
-    for rows in units.values():
-        clusters.setdefault(group.pairs[rows[0]].cluster or "", []).append(rows)
-    # Clusters with less than a batch join the next, in the order of their names.
-    merged: list[list[list[int]]] = [[]]
-    for name in sorted(clusters):
-        if len(merged[-1]) >= size:
-            merged.append([])
-        merged[-1].extend(clusters[name])
-    if len(merged) > 1 and len(merged[-1]) < size:
-        merged[-2].extend(merged.pop())
-    datasets = [batches(units, seed + 1 + i) for i, units in enumerate(merged)]
-    sizes = np.array([len(units) for units in merged])
+        return batches(range(len(group.pairs)), seed)
+    clusters: dict[str, list[int]] = {}
+    for row, pair in enumerate(group.pairs):
+        clusters.setdefault(pair.cluster or "", []).append(row)
+    parts = [rows for _, rows in join_small(clusters, size)]
+    datasets = [batches(rows, seed + 1 + i) for i, rows in enumerate(parts)]
+    sizes = np.array([len(rows) for rows in parts])
     return grain.MapDataset.mix(datasets, weights=sizes / sizes.sum())
 
 

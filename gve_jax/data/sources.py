@@ -4,7 +4,7 @@ import bisect
 import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gve_jax.data.records import read_pairs
 from gve_jax.types import Item, Pair, UserError
@@ -24,10 +24,31 @@ class Group(NamedTuple):
     weight: float  # share of all batches
     query_tokens: int  # token buckets that all of its batches are padded to
     target_tokens: int
-    # Pairs of one target that come together, the target encoded once for all of them.
-    pairs_per_target: int = 1
     # Batches are drawn within a cluster of pairs instead of among all.
     clustered: bool = False
+
+
+def join_small(
+    classes: Mapping[Any, Sequence], enough: float
+) -> list[tuple[list, list]]:
+    """Classes in the order of their keys; those with too few members join the next.
+
+    If the last has too few, it joins the one before.
+
+    Returns:
+      (keys, members) of each class there is then.
+    """
+    joined: list[tuple[list, list]] = []
+    for key in sorted(classes):
+        if not joined or len(joined[-1][1]) >= enough:
+            joined.append(([], []))
+        joined[-1][0].append(key)
+        joined[-1][1].extend(classes[key])
+    if len(joined) > 1 and len(joined[-1][1]) < enough:
+        keys, members = joined.pop()
+        joined[-1][0].extend(keys)
+        joined[-1][1].extend(members)
+    return joined
 
 
 def load_tasks(
@@ -68,23 +89,22 @@ def group_by_length(
     batch_size: int,
     batch_sizes: Mapping[str, int],
     num_negatives: int,
+    nums_negatives: Mapping[str, int],
     min_share: float = 0.0,
-    pairs_per_target: int = 1,
     cluster_share: float = 0.0,
 ) -> list[Group]:
     """Splits each task into length classes, each with at least one batch of pairs.
 
-    A pair's class is the token buckets of its query and of its target. Classes with
-    less than a batch, or `min_share` of all batches, join the next longer one of their
-    task: each class is a program to compile.
+    A pair's class is the token buckets of its query and of its target or the longest of
+    its hard negatives. Classes with less than a batch, or `min_share` of all batches,
+    join the next longer one of their task: each class is a program to compile.
 
     Args:
       token_bound: the most tokens of an item, its media not read.
       weights: task -> share of the batches; empty: by the number of pairs.
       batch_sizes: task -> pairs a batch, instead of `batch_size`.
       num_negatives: hard negatives used of each pair, as far as the task has them.
-      pairs_per_target: pairs of one target in a batch, in groups whose targets have as
-        many on average and no hard negatives.
+      nums_negatives: task -> their number, instead of `num_negatives`.
       cluster_share: share of a group's batches that are drawn within one cluster, in
         groups whose pairs name clusters.
 
@@ -98,8 +118,8 @@ def group_by_length(
                 "out instead"
             )
 
-    def bucket(item: Item) -> int:
-        i = bisect.bisect_left(token_buckets, token_bound(item))
+    def bucket(*items: Item) -> int:
+        i = bisect.bisect_left(token_buckets, max(map(token_bound, items)))
         return min(i, len(token_buckets) - 1)
 
     sizes = {task: len(pairs) for task, pairs in tasks.items()}
@@ -117,31 +137,15 @@ def group_by_length(
             )
         share = shares[task] / norm
         enough = min(max(size, min_share / share * len(pairs)), len(pairs))
+        negatives = nums_negatives.get(task, num_negatives)
+        negatives = min(negatives, max(len(p.negatives) for p in pairs))
         classes: dict[tuple[int, int], list[Pair]] = {}
         for pair in pairs:
-            key = (bucket(pair.target), bucket(pair.query))
+            found = bucket(pair.target, *pair.negatives[:negatives])
+            key = (found, bucket(pair.query))
             classes.setdefault(key, []).append(pair)
-        # [(keys, pairs)], from short to long.
-        merged: list[tuple[list[tuple[int, int]], list[Pair]]] = [([], [])]
-        for key in sorted(classes):
-            if len(merged[-1][1]) >= enough:
-                merged.append(([], []))
-            merged[-1][0].append(key)
-            merged[-1][1].extend(classes[key])
-        if len(merged[-1][1]) < enough:  # the longest are few: the ones before join
-            keys, members = merged.pop()
-            merged[-1][0].extend(keys)
-            merged[-1][1].extend(members)
-        negatives = min(num_negatives, max(len(p.negatives) for p in pairs))
-        for keys, members in merged:
+        for keys, members in join_small(classes, enough):  # from short to long
             target, query = (max(side) for side in zip(*keys, strict=True))
-            targets = len({pair.target.content for pair in members})
-            shared = len(members) >= pairs_per_target * targets and not negatives
-            if shared and size % pairs_per_target:
-                raise UserError(
-                    f"task {task}: its batch of {size} does not divide by "
-                    f"data.pairs_per_target={pairs_per_target}"
-                )
             group = Group(
                 name=f"{task}/{token_buckets[query]}x{token_buckets[target]}",
                 pairs=tuple(members),
@@ -150,7 +154,6 @@ def group_by_length(
                 weight=share * len(members) / len(pairs),
                 query_tokens=token_buckets[query],
                 target_tokens=token_buckets[target],
-                pairs_per_target=pairs_per_target if shared else 1,
             )
             within = cluster_share if any(p.cluster for p in members) else 0.0
             if within < 1:

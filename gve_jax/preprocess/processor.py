@@ -1,7 +1,7 @@
 """Items to fixed-shape arrays: from files and text to all that the model sees."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import PIL
@@ -74,21 +74,26 @@ class Processor:
         self._window_size = window_size
         self._cache = FrameCache(cache_dir)
 
-    def encode(self, item: Item) -> Encoded:
+    def encode(
+        self, item: Item, augment: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> Encoded:
         """Decodes, resizes, cuts into patches, tokenises and places one item.
+
+        `augment` maps the resized frames of each medium, uint8 [n, h, w, 3], to others
+        of that shape: for training.
 
         Raises:
           media.MediaError: a file is refused or cannot be read.
           UserError: the item is empty, too long or of a forbidden shape; names it.
         """
         try:
-            return self._encode(item)
+            return self._encode(item, augment)
         except media.MediaError:
             raise
         except UserError as e:
             raise UserError(f"item {item.id!r}: {e}") from e
 
-    def _encode(self, item: Item) -> Encoded:
+    def _encode(self, item: Item, augment) -> Encoded:
         if not (item.text or item.image or item.video):
             raise UserError("it has neither text nor image nor video")
         frames = []  # of each medium, in the order of the template
@@ -101,6 +106,8 @@ class Processor:
         if item.image:
             frames.append(self._image(item.image).pixels)
             seconds.append(None)
+        if augment:
+            frames = [augment(f) for f in frames]
         grids = [grid_of(f) for f in frames]
         layouts = [layout(grid, self._window_size) for grid in grids]
         units = [len(x.order) for x in layouts]

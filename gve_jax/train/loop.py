@@ -96,8 +96,8 @@ def train(
         batch_size=config.data.batch_size,
         batch_sizes=config.data.batch_sizes,
         num_negatives=config.data.num_negatives,
+        nums_negatives=config.data.nums_negatives,
         min_share=config.data.min_share,
-        pairs_per_target=config.data.pairs_per_target,
         cluster_share=config.data.cluster_share,
     )
     _check_divisible(groups, mesh)
@@ -106,6 +106,7 @@ def train(
         processor,
         steps=steps,
         seed=config.seed,
+        shift=config.data.shift,
         prefetch=config.data.prefetch,
         workers=config.data.workers,
         failures_path=workdir / "failures.jsonl",
@@ -229,7 +230,7 @@ def _tokenizer(
 def _check_divisible(groups: list[Group], mesh: jax.sharding.Mesh) -> None:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     for group in groups:
-        if group.batch_size // group.pairs_per_target % ways:
+        if group.batch_size % ways:
             raise UserError(
                 f"task {group.name}: a batch of {group.batch_size} does not divide "
                 f"over {ways} devices (mesh.data x mesh.fsdp): change data.batch_size"

@@ -141,7 +141,7 @@ def make_gradient(
         target = model(batch.target, dropout_key=keys[1])
         return info_nce(
             query,
-            jnp.repeat(target, len(query) // len(target), axis=0),
+            target,
             temperature=temperature(config.loss, step),
             query_weight=config.loss.query_weight,
             mask_margin=config.loss.mask_margin,
