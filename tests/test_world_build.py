@@ -108,14 +108,22 @@ def test_training_pairs(world):
         assert len({r["id"] for r in rows}) == len(rows)
         for row in rows:
             assert row["task"] == task
-            assert row["query"]["instruction"]
+            # A caption carries it even where it is the target; media sought do not.
+            asks = row["target" if task in ("V2T", "I2T") else "query"]
+            assert asks["instruction"]
             for side in (row["query"], row["target"], *row.get("negatives", ())):
                 for kind in ("image", "video"):
                     if kind in side:
                         assert (world / "train" / side[kind]).stat().st_size > 0
                 assert side.keys() & {"text", "image", "video"}
-            for side in (row["target"], *row.get("negatives", ())):
-                assert "instruction" not in side
+            if task in ("V2T", "I2T"):
+                assert "instruction" not in row["query"]
+                for foil in row["negatives"]:
+                    assert foil["instruction"] == asks["instruction"]
+                    assert foil["text"] != asks["text"]
+            else:
+                for side in (row["target"], *row.get("negatives", ())):
+                    assert "instruction" not in side
             assert truth[row["source_id"]]["split"] == "train"
             letters = {"text": "T", "image": "I", "video": "V"}
             given = [
@@ -123,7 +131,7 @@ def test_training_pairs(world):
                 for side in ("query", "target")
             ]
             assert "2".join(given) == task
-            seen.add(row["query"]["instruction"])
+            seen.add(asks["instruction"])
     # Every kind of query of the benchmark is practised under its own instruction.
     assert {d.instruction for d in DATASETS.values()} <= seen
 

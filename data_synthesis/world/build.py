@@ -12,7 +12,7 @@ from data_synthesis.world.scene import stream
 from eval.uvrb import DATASETS
 from gve_jax.types import UserError
 
-VERSION = 2  # of what is written: another version is another world
+VERSION = 3  # of what is written: another version is another world
 MANIFEST = "world.json"
 STARTED = "world.started.json"  # says which world an interrupted build was making
 

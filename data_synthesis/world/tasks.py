@@ -1,19 +1,26 @@
 """Training pairs of all modalities, in the pairs format.
 
-Each text query carries the instruction of the UVRB dataset whose queries it resembles,
-so that kinds of caption are told apart; targets carry none.
+Each caption carries the instruction of the UVRB dataset whose queries it resembles, so
+that kinds of caption are told apart; media that are to be found carry none. In V2T and
+I2T the media ask for their caption: hard negatives of text cost little to encode.
 """
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from data_synthesis.world import captions, groups
 from data_synthesis.world.facts import Caption
+from data_synthesis.world.foils import foils
 from data_synthesis.world.jobs import Clip, Job, Still, main_in_sight
 from data_synthesis.world.plan import Plan
-from data_synthesis.world.scene import Video, stream
+from data_synthesis.world.scene import Scene, Video, stream
 from eval.uvrb import DATASETS
 
-TASKS = ("T2V", "T2T", "T2I", "I2V", "V2V", "TI2V", "TV2V", "I2I", "TI2I")
+TASKS = (
+    *("T2V", "T2T", "T2I", "I2V", "V2V", "TI2V", "TV2V", "I2I", "TI2I"),
+    *("V2T", "I2T"),
+)
 # Form of a caption -> the dataset whose queries it resembles.
 RESEMBLES = {
     "short": "MSRVTT",
@@ -39,6 +46,9 @@ OWN_INSTRUCTIONS = {
     "I2I": "Find another picture of the same scene.",
     "TI2I": "Find the image that corresponds to the given text and the given image.",
 }
+FOILS = 2  # false captions beside a true one
+FOILED = 4  # captions of a video that come with foils; those of many words never do
+FOILED_FORMS = [f for f in captions.SHORT_FORMS if captions.WORDS[f][1] <= 70]
 GROUPS_TOGETHER = 8  # composed groups, of nine pairs each, that make a cluster
 
 
@@ -125,19 +135,19 @@ def make_rows(plan: Plan) -> list[Row]:
 def video_captions(seed: int, video: Video) -> list[Caption]:
     """The captions of a training video, one of each form that fits it."""
     if len(video.scenes) == 1:
-        forms = captions.SHORT_FORMS
-    elif len(video.scenes) <= 3:
-        forms = ("moments",)
-    else:
-        forms = ("long",)
-    found = [
-        captions.caption(video, f, stream(seed, "train", video.id, f)) for f in forms
+        (scene,) = video.scenes
+        return [_worded(seed, video.id, f, scene) for f in captions.SHORT_FORMS]
+    form = "moments" if len(video.scenes) <= 3 else "long"
+    # Two wordings, since long videos are few.
+    return [
+        captions.caption(video, form, stream(seed, *key))
+        for key in (("train", video.id, form), ("again", video.id))
     ]
-    if len(video.scenes) > 1:
-        # A second wording, since long videos are few.
-        again = captions.caption(video, forms[0], stream(seed, "again", video.id))
-        found.append(again)
-    return found
+
+
+def _worded(seed: int, name: str, form: str, scene: Scene) -> Caption:
+    """The caption of the only scene of the video of that name, or a foil of it."""
+    return captions.of_scene(scene, form, stream(seed, "train", name, form))
 
 
 def _theme(video: Video) -> str:
@@ -146,20 +156,42 @@ def _theme(video: Video) -> str:
 
 
 def _pair(
-    task: str, name: str, query: dict, target: dict, source: str, cluster: str
+    task: str,
+    name: str,
+    query: dict,
+    target: dict,
+    source: str,
+    cluster: str,
+    negatives: Sequence[dict] = (),
 ) -> Row:
     key = f"{task}/{name}"
-    return Row(
-        task,
-        {
-            "id": key,
-            "query": {"id": f"{key}/query", **query},
-            "target": {"id": f"{key}/target", **target},
-            "task": task,
-            "source_id": source,
-            "cluster": cluster,
-        },
-    )
+    pair = {
+        "id": key,
+        "query": {"id": f"{key}/query", **query},
+        "target": {"id": f"{key}/target", **target},
+        "task": task,
+        "source_id": source,
+        "cluster": cluster,
+    }
+    if negatives:
+        pair["negatives"] = [
+            {"id": f"{key}/negative/{k}", **item} for k, item in enumerate(negatives)
+        ]
+    return Row(task, pair)
+
+
+def _with_foils(
+    seed: int,
+    task: str,
+    name: str,
+    scene: Scene,
+    write: Callable[[Scene], Caption],
+    order: str,
+) -> list[dict]:
+    """The caption of a scene and false ones like it, as items."""
+    texts = [write(scene).text]
+    texts += foils(scene, write, FOILS, stream(seed, "foils", task, name))
+    return [{"text": text, "instruction": order} for text in texts]
 
 
 def _rows_of(seed: int, video: Video, number: int) -> list[Row]:
@@ -174,6 +206,15 @@ def _rows_of(seed: int, video: Video, number: int) -> list[Row]:
         kind = RESEMBLES[caption.form]
         name = f"{video.id}/{caption.form}/{k}"
         rows.append(_pair("T2V", name, query, target, video.id, kind))
+    if len(video.scenes) == 1:
+        for form in stream(seed, "foiled", video.id).sample(FOILED_FORMS, FOILED):
+            name = f"{video.id}/{form}"
+            write = functools.partial(_worded, seed, video.id, form)
+            true, *false = _with_foils(
+                seed, "V2T", name, video.scenes[0], write, instruction(form)
+            )
+            kind = RESEMBLES[form]
+            rows.append(_pair("V2T", name, target, true, video.id, kind, false))
     rng = stream(seed, "pairs", video.id)
     if len(video.scenes) == 1:
         # Two new wordings, so that T2V texts are not seen twice as often.
@@ -184,21 +225,38 @@ def _rows_of(seed: int, video: Video, number: int) -> list[Row]:
     query = {"text": one.text, "instruction": OWN_INSTRUCTIONS["T2T"]}
     rows.append(_pair("T2T", video.id, query, {"text": two.text}, video.id, theme))
 
-    index, _, second = frame_times(seed, video)
-    about = captions.frame(video.scenes[index], second, rng)
-    image = {"image": clean(video)}
-    if about is not None:
-        query = {"text": about.text, "instruction": OWN_INSTRUCTIONS["T2I"]}
-        rows.append(_pair("T2I", video.id, query, image, video.id, theme))
+    rows += _frame_rows(seed, video)
     seen = {"image": jittered(video)}
     query = {**seen, "instruction": DATASETS["MSRVTT-I2V"].instruction}
     rows.append(_pair("I2V", video.id, query, target, video.id, theme))
     query = {**seen, "instruction": OWN_INSTRUCTIONS["I2I"]}
+    image = {"image": clean(video)}
     rows.append(_pair("I2I", video.id, query, image, video.id, theme))
     for k, clip in enumerate(clips_of(video, number)):
         query = {"video": clip.path, "instruction": DATASETS["LoVR-C2V"].instruction}
         rows.append(_pair("V2V", f"{video.id}/{k}", query, target, video.id, theme))
     return rows
+
+
+def _frame_rows(seed: int, video: Video) -> list[Row]:
+    """The clean frame and its caption, either asking for the other."""
+    index, _, time = frame_times(seed, video)
+    scene = video.scenes[index]
+
+    def write(scene: Scene) -> Caption | None:
+        return captions.frame(scene, time, stream(seed, "frame caption", video.id))
+
+    if write(scene) is None:
+        return []
+    image = {"image": clean(video)}
+    true, *false = _with_foils(
+        seed, "I2T", video.id, scene, write, OWN_INSTRUCTIONS["T2I"]
+    )
+    theme = _theme(video)
+    return [
+        _pair("T2I", video.id, true, image, video.id, theme),
+        _pair("I2T", video.id, image, true, video.id, theme, false),
+    ]
 
 
 def _composed(seed: int, found, number: int) -> list[Row]:
@@ -229,15 +287,15 @@ def _composed(seed: int, found, number: int) -> list[Row]:
                 query = {"text": text.text, **media, "instruction": order}
                 # A batch of whole groups holds every look in every setting.
                 cluster = f"groups {number // GROUPS_TOGETHER:04d}"
-                row = _pair(
-                    task, target.id, query, {kind: shown(target)}, target.id, cluster
+                rows.append(
+                    _pair(
+                        task,
+                        target.id,
+                        query,
+                        {kind: shown(target)},
+                        target.id,
+                        cluster,
+                        [{kind: shown(found.candidates[other])} for other in others],
+                    )
                 )
-                row.pair["negatives"] = [
-                    {
-                        "id": f"{task}/{target.id}/negative/{k}",
-                        kind: shown(found.candidates[other]),
-                    }
-                    for k, other in enumerate(others)
-                ]
-                rows.append(row)
     return rows
