@@ -2,21 +2,30 @@
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
-RUN := runs/quickstart
 
 # glibc takes large arrays from the kernel anew each time, zeroed page by page: huge
 # pages spare a training step on the CPU most of that. Other systems ignore it.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart full test test-slow lint clean
+
+# The whole loop. Arguments: folder, training videos, training configuration.
+define loop
+	$(PY) -m data_synthesis.world --output=$(1)/world --seed=0 --videos=$(2)
+	$(PY) -m gve_jax.train --config=$(3) --workdir=$(1)/train
+	$(PY) -m eval --config=configs/uvrb_mini.py:$(1)/world/uvrb_mini \
+	  --checkpoint=$(1)/train --output=$(1)/eval
+	$(PY) -m gve_jax.embed --checkpoint=$(1)/train --input=$(1)/world/items.jsonl \
+	  --output=$(1)/embeddings --stats
+	@echo "Open $(1)/eval/report.html"
+endef
 
 quickstart: $(VENV)/.core
-	$(PY) -m data_synthesis.world --output=$(RUN)/world --seed=0 --videos=2000
-	$(PY) -m gve_jax.train --config=configs/world.py --workdir=$(RUN)/train
-	$(PY) -m eval --config=configs/uvrb_mini.py --checkpoint=$(RUN)/train --output=$(RUN)/eval
-	$(PY) -m gve_jax.embed --checkpoint=$(RUN)/train --input=$(RUN)/world/items.jsonl \
-	  --output=$(RUN)/embeddings --stats
-	@echo "Open $(RUN)/eval/report.html"
+	$(call loop,runs/quickstart,2000,configs/world.py)
+
+# The same with about an hour to spare.
+full: $(VENV)/.core
+	$(call loop,runs/full,10000,configs/world_full.py)
 
 test: $(VENV)/.test
 	$(PY) -m pytest -m "not slow"
@@ -29,7 +38,7 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(RUN)
+	rm -rf runs/quickstart
 
 # The stamps are renewed when the dependencies change.
 $(VENV)/bin/python:
