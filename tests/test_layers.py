@@ -23,12 +23,14 @@ RANK = {
     "data": 4,
     "checkpoint": 4,
     "build": 5,
-    "embed": 6,
-    "mine": 6,
-    "train": 7,
-    "plan": 7,
-    "index": 7,
-    "cli": 8,
+    "restore": 6,
+    "embed": 7,
+    "mine": 7,
+    "export": 7,
+    "train": 8,
+    "plan": 8,
+    "index": 8,
+    "cli": 9,
 }
 
 

@@ -2,10 +2,7 @@
 
 import collections
 import contextlib
-import dataclasses
-import json
 import os
-import pathlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +14,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from gve_jax import build, sharding
-from gve_jax.checkpoint import Checkpoints, load_config, weights_hash
 from gve_jax.config import default_config
 from gve_jax.contract import Contract
-from gve_jax.media import DECODER
-from gve_jax.model import partition
-from gve_jax.preprocess import Processor, load_tokenizer
+from gve_jax.preprocess import Processor
 from gve_jax.progress import ProgressLine
+from gve_jax.restore import restore
 from gve_jax.types import Encoded, Item, UserError
 
 
@@ -100,76 +95,18 @@ class Embedder:
           UserError: nothing loadable there, or the weights that a workdir builds upon
             have changed since.
         """
-        folder = _resolve(str(checkpoint))
+        found = restore(checkpoint, dtype=dtype, config=config)
         most = 1 << (num_items - 1).bit_length() if num_items else None
-        if (folder / "checkpoints").is_dir():
-            return cls._from_workdir(folder, dtype, config, most)
-        return cls._from_hugging_face(folder, dtype, config, most)
-
-    @classmethod
-    def _from_workdir(
-        cls,
-        workdir: pathlib.Path,
-        dtype: str | None,
-        overrides: ConfigDict | None,
-        most: int | None,
-    ) -> "Embedder":
-        config = load_config(workdir)
-        config.model.dtype = dtype or config.model.dtype
-        tokenizer = load_tokenizer(workdir / "tokenizer")
-        checkpoints = Checkpoints(workdir)
-        step = checkpoints.latest_step
-        if step is None:
-            raise UserError(f"{workdir}: no checkpoint yet; train it first")
-        model_config, graphdef, params = build.make_model(config, tokenizer)
-        trainable, frozen = partition(params, config.model.trainable)
-        trainable, contract = checkpoints.restore_params(step, trainable)
-        checkpoints.close()
-        base, _, _ = contract.weights_hash.partition("-")
-        if weights_hash(frozen) != base:
-            raise UserError(
-                f"{workdir}: the weights it was trained upon are not those of "
-                f"model.init_from={config.model.init_from!r} now: restore them there"
-            )
+        run = config or found.config
         return cls(
-            graphdef,
-            nnx.merge_state(trainable, frozen),
-            build.make_processor(config, tokenizer, contract, model_config),
-            _as_run(contract, config),
-            batch_size=_at_most((overrides or config).embed.batch_size, most),
-            mesh=sharding.make_mesh((overrides or default_config()).mesh),
-        )
-
-    @classmethod
-    def _from_hugging_face(
-        cls,
-        folder: pathlib.Path,
-        dtype: str | None,
-        overrides: ConfigDict | None,
-        most: int | None,
-    ) -> "Embedder":
-        config = overrides.copy_and_resolve_references() if overrides else None
-        config = config or default_config()
-        config.model.init_from = str(folder)
-        # As frozen weights, which keep `param_dtype`, and with no update on top.
-        config.model.trainable, config.model.lora.rank = "lora", 0
-        config.model.dtype = dtype or config.model.dtype
-        tokenizer = load_tokenizer(folder)
-        model_config, graphdef, params = build.make_model(config, tokenizer)
-        if (folder / "contract.json").exists():
-            contract = _as_run(Contract.load(folder / "contract.json"), config)
-        else:
-            contract = dataclasses.replace(
-                build.make_contract(config, model_config),
-                weights_hash=weights_hash(params),
-            )
-        return cls(
-            graphdef,
-            params,
-            build.make_processor(config, tokenizer, contract, model_config),
-            contract,
-            batch_size=_at_most(config.embed.batch_size, most),
-            mesh=sharding.make_mesh(config.mesh),
+            found.graphdef,
+            found.params,
+            build.make_processor(
+                found.config, found.tokenizer, found.contract, found.model_config
+            ),
+            found.contract,
+            batch_size=_at_most(run.embed.batch_size, most),
+            mesh=sharding.make_mesh((config or default_config()).mesh),
         )
 
     @property
@@ -255,11 +192,6 @@ def _at_most(batch_size: int, most: int | None) -> int:
     return batch_size if most is None else min(batch_size, most)
 
 
-def _as_run(contract: Contract, config: ConfigDict) -> Contract:
-    """The contract of a checkpoint with what this run, not the checkpoint, decides."""
-    return dataclasses.replace(contract, dtype=config.model.dtype, decoder=DECODER)
-
-
 def _in_order(
     pool: ThreadPoolExecutor, read, items: Sequence[Item], rows: Sequence[int]
 ) -> Iterator[tuple[int, Encoded | str]]:
@@ -273,41 +205,3 @@ def _in_order(
     while pending:
         first, future = pending.popleft()
         yield first, future.result()
-
-
-def _resolve(checkpoint: str) -> pathlib.Path:
-    folder = pathlib.Path(checkpoint)
-    if folder.is_dir():
-        if (folder / "checkpoints").is_dir() or _is_hugging_face(folder):
-            return folder.absolute()
-        raise UserError(
-            f"--checkpoint={checkpoint}: neither a training workdir (checkpoints/) nor "
-            "a Hugging Face folder (config.json with model_type and *.safetensors)"
-        )
-    if folder.exists():
-        raise UserError(f"--checkpoint={checkpoint}: a file; name the folder it is in")
-    if checkpoint.count("/") != 1 or checkpoint.startswith((".", "/")):
-        raise UserError(f"--checkpoint={checkpoint}: no such folder")
-    # Only data files: never pickles, never remote code.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return pathlib.Path(
-            snapshot_download(checkpoint, allow_patterns=["*.safetensors", "*.json"])
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
-        raise UserError(
-            f"--checkpoint={checkpoint}: no such folder, and as a hub id it could not "
-            f"be downloaded ({str(e).splitlines()[0]})"
-        ) from None
-
-
-def _is_hugging_face(folder: pathlib.Path) -> bool:
-    config = folder / "config.json"
-    if not config.is_file() or not list(folder.glob("*.safetensors")):
-        return False
-    try:
-        return "model_type" in json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise UserError(f"{config}: not JSON ({e})") from None

@@ -23,8 +23,8 @@ from gve_jax.types import VisionInputs
 
 _EPS = 1e-6  # of the tower's norms, in all Qwen2.5-VL models
 # Channel statistics of CLIP's training images, RGB in [0, 1].
-_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
-_STD = np.array([0.26862954, 0.26130258, 0.27577711])
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
+STD = np.array([0.26862954, 0.26130258, 0.27577711])
 
 
 class Layout(NamedTuple):
@@ -191,6 +191,6 @@ class VisionTower(nnx.Module):
 def normalise(patches: jax.Array, cfg: ModelConfig) -> jax.Array:
     """uint8 patches [n, patch_dim], channel outermost, to CLIP-normalised floats."""
     inner = cfg.vision.patch_dim // cfg.vision.in_channels
-    scale = np.repeat(1 / (255 * _STD), inner).astype(np.float32)
-    shift = np.repeat(-_MEAN / _STD, inner).astype(np.float32)
+    scale = np.repeat(1 / (255 * STD), inner).astype(np.float32)
+    shift = np.repeat(-MEAN / STD, inner).astype(np.float32)
     return (patches.astype(jnp.float32) * scale + shift).astype(cfg.dtype)
