@@ -155,6 +155,7 @@ def test_bad_requests(whole, tmp_path):
     found = restore(whole)
     with pytest.raises(UserError, match="no low-rank update"):
         export_hf(found, tmp_path / "adapter", lora="adapter")
+    assert not (tmp_path / "adapter").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     with pytest.raises(UserError, match="not empty"):

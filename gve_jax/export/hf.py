@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from gve_jax.model import merge_lora, write_hf
+from gve_jax.model import write_hf
 from gve_jax.model.layers import LoRAParam
 from gve_jax.model.vision import MEAN, STD
 from gve_jax.restore import Restored
@@ -41,6 +41,11 @@ def export_hf(found: Restored, folder: str | os.PathLike, lora: str = "merge") -
         to write alone.
     """
     folder = pathlib.Path(folder)
+    if lora == "adapter" and not found.model_config.lora_rank:
+        raise UserError(
+            "--lora=adapter: this checkpoint has no low-rank update (all its weights "
+            "were trained): use --lora=merge"
+        )
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"--output={folder}: is not empty; give a new folder")
     try:
@@ -54,8 +59,7 @@ def export_hf(found: Restored, folder: str | os.PathLike, lora: str = "merge") -
     if lora == "adapter":
         _write_adapter(found, folder)
     else:
-        cfg, params = merge_lora(found.model_config, found.params)
-        write_hf(cfg, params, folder)
+        write_hf(found.model_config, found.params, folder)
 
 
 def _image_processor(found: Restored) -> dict:
@@ -77,11 +81,6 @@ def _image_processor(found: Restored) -> dict:
 
 def _write_adapter(found: Restored, folder: pathlib.Path) -> None:
     cfg = found.model_config
-    if not cfg.lora_rank:
-        raise UserError(
-            "--lora=adapter: this checkpoint has no low-rank update (all its weights "
-            "were trained): use --lora=merge"
-        )
     flat = {
         p: v for p, v in nnx.to_flat_state(found.params) if isinstance(v, LoRAParam)
     }
