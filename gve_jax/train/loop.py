@@ -203,6 +203,8 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"curriculum.name={config.curriculum.name!r}: this version knows 'static'"
         )
+    if config.data.shift < 0:
+        raise UserError(f"data.shift={config.data.shift}: give pixels, from 0 on")
     if jax.process_count() > 1:
         raise UserError(
             f"{jax.process_count()} JAX processes: this version trains on one host"
