@@ -67,8 +67,9 @@ class Frames(NamedTuple):
 class Encoded(NamedTuple):
     """One item after the processor, not yet padded.
 
-    Patches are in window order and uint8: normalisation happens on the device.
-    `coords` are (row, column) of each patch in its frame.
+    Patches are uint8 (normalisation happens on the device) and in window order, or in
+    frame order for towers without windows. `coords` are (row, column) of each patch in
+    its frame, `extents` (rows, columns) of that frame.
     """
 
     tokens: np.ndarray  # int32 [l]
@@ -78,25 +79,29 @@ class Encoded(NamedTuple):
     coords: np.ndarray  # int32 [p, 2]
     window_lengths: np.ndarray  # int32 [w]: patches of each window, summing to p
     frame_lengths: np.ndarray  # int32 [g]: patches of each temporal group
+    extents: np.ndarray | None = None  # int32 [p, 2]; as in VisionInputs
 
 
 class VisionInputs(NamedTuple):
     """The visual side of a padded batch.
 
-    Attention runs on windows [b*w, s] and on temporal groups [b*g, f]. Where a layout
-    is regular (p == w*s with every window full) its two index arrays are None and a
-    reshape does; else `*_index` gathers patches into slots and `*_slot` gathers back.
-    Indices of padding point to 0; the lengths say what counts.
+    Attention runs on temporal groups [b*g, f] and, in towers that have them, on windows
+    [b*w, s]. Where a layout is regular (p == w*s with every window full) its two index
+    arrays are None and a reshape does; else `*_index` gathers patches into slots and
+    `*_slot` gathers back. Indices of padding point to 0; the lengths say what counts.
     """
 
     patches: np.ndarray  # uint8 [b, p, patch_dim]
     coords: np.ndarray  # int32 [b, p, 2]
-    window_lengths: np.ndarray  # int32 [b, w]
     frame_lengths: np.ndarray  # int32 [b, g]
-    window_index: np.ndarray | None = None  # int32 [b, w, s] -> p
-    window_slot: np.ndarray | None = None  # int32 [b, p] -> w*s
     frame_index: np.ndarray | None = None  # int32 [b, g, f] -> p
     frame_slot: np.ndarray | None = None  # int32 [b, p] -> g*f
+    window_lengths: np.ndarray | None = None  # int32 [b, w]; None: no windows
+    window_index: np.ndarray | None = None  # int32 [b, w, s] -> p
+    window_slot: np.ndarray | None = None  # int32 [b, p] -> w*s
+    # int32 [b, p, 2], rows and columns of each patch's frame (1 in padding), for towers
+    # with learned positions, which are interpolated to that size; else None.
+    extents: np.ndarray | None = None
 
 
 class EncoderInputs(NamedTuple):

@@ -216,17 +216,15 @@ def _vision(rows, size, regular) -> VisionInputs:
         if counts[n]:
             patches[n, : counts[n]] = np.concatenate(row["patches"])
             coords[n, : counts[n]] = np.concatenate(row["coords"])
-    out = [patches, coords]
-    indices = []
-    for key in ("windows", "frames"):
-        most = max(len(r[key]) for r in rows)
+    out = {}
+    for key in ("window", "frame"):
+        most = max(len(r[f"{key}s"]) for r in rows)
         lengths = np.zeros((b, most), np.int32)
         for n, row in enumerate(rows):
-            lengths[n, : len(row[key])] = row[key]
-        out.append(lengths)
+            lengths[n, : len(row[f"{key}s"])] = row[f"{key}s"]
+        out[f"{key}_lengths"] = lengths
         width = lengths.max()
         if regular is not False and (lengths == width).all() and most * width == size:
-            indices += [None, None]
             continue
         assert not regular
         index = np.zeros((b, most, width), np.int32)
@@ -237,5 +235,5 @@ def _vision(rows, size, regular) -> VisionInputs:
                 index[n, w, :count] = patch + np.arange(count)
                 slot[n, patch : patch + count] = w * width + np.arange(count)
                 patch += count
-        indices += [index, slot]
-    return VisionInputs(*out, *indices)
+        out |= {f"{key}_index": index, f"{key}_slot": slot}
+    return VisionInputs(patches, coords, **out)

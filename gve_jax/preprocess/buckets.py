@@ -190,7 +190,7 @@ def collate(items: Sequence[Encoded], bucket: Bucket, rows: int) -> EncoderInput
     if not _regular(bucket.exact and bucket.exact[1]):
         index, slot = _indices(frames, bucket.group_size, p)
         indices |= {"frame_index": index, "frame_slot": slot}
-    vision = VisionInputs(patches, coords, windows, frames, **indices)
+    vision = VisionInputs(patches, coords, frames, window_lengths=windows, **indices)
     return EncoderInputs(tokens, lengths, positions, visual_index, vision)
 
 
