@@ -1,4 +1,4 @@
-"""Tiny Qwen2.5-VL models of `transformers` and one batch for both sides.
+"""Tiny Qwen-VL models of `transformers` and one batch for both sides.
 
 The batch is built here in NumPy from Hugging Face's own window and rope functions, so
 that the model's tests do not lean on `gve_jax.preprocess`.
@@ -11,8 +11,8 @@ import tempfile
 import jax
 import numpy as np
 import torch
+import transformers
 from flax import nnx
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from gve_jax.model import Encoder, abstract, read_hf
@@ -21,51 +21,71 @@ from gve_jax.types import EncoderInputs, VisionInputs
 IMAGE, VIDEO = 190, 191
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
+FAMILIES = list(CLASSES)
+VISION = {
+    "qwen2_vl": dict(embed_dim=32, mlp_ratio=2, hidden_size=64),
+    "qwen2_5_vl": dict(
+        hidden_size=32,
+        intermediate_size=44,
+        out_hidden_size=64,
+        fullatt_block_indexes=[1],
+        tokens_per_second=2,
+    ),
+    "qwen3_vl": dict(
+        hidden_size=32,
+        intermediate_size=44,
+        out_hidden_size=64,
+        num_position_embeddings=64,
+        deepstack_visual_indexes=[0, 2],
+    ),
+}
 
 
-def hf_config(tied=False, vocab_size=200, **token_ids) -> Qwen2_5_VLConfig:
+def hf_config(family="qwen2_5_vl", tied=False, vocab_size=200, **token_ids):
     ids = dict(
         image_token_id=IMAGE,
         video_token_id=VIDEO,
         vision_start_token_id=192,
         vision_end_token_id=193,
     )
-    return Qwen2_5_VLConfig(
-        text_config=dict(
-            vocab_size=vocab_size,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            rope_parameters=dict(
-                rope_type="default", rope_theta=1e4, mrope_section=[2, 3, 3]
-            ),
-            bos_token_id=None,
-            eos_token_id=None,
+    text = dict(
+        vocab_size=vocab_size,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rope_parameters=dict(
+            rope_type="default", rope_theta=1e4, mrope_section=[2, 3, 3]
         ),
-        vision_config=dict(
-            depth=3,
-            hidden_size=32,
-            intermediate_size=44,
-            num_heads=2,
-            out_hidden_size=64,
-            fullatt_block_indexes=[1],
-            tokens_per_second=2,
-        ),
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    if family == "qwen3_vl":
+        # Heads wider than hidden_size / heads, as in its 2B model.
+        text |= dict(head_dim=24)
+        text["rope_parameters"] |= dict(mrope_section=[5, 4, 3], mrope_interleaved=True)
+    return getattr(transformers, f"{CLASSES[family]}Config")(
+        text_config=text,
+        vision_config=dict(depth=3, num_heads=2, **VISION[family]),
         tie_word_embeddings=tied,
         **ids | token_ids,
     )
 
 
-def hf_model(seed=0, std=0.1, **options) -> Qwen2_5_VLForConditionalGeneration:
+def hf_class(family):
+    return getattr(transformers, f"{CLASSES[family]}ForConditionalGeneration")
+
+
+def hf_model(family="qwen2_5_vl", seed=0, std=0.1, **options):
     """Random, with norms and biases that are not ones and zeros."""
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(hf_config(**options)).eval()
+    model = hf_class(family)(hf_config(family, **options)).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.normal_(std=std)
-            if "norm" in name or "ln_q" in name:
+            if ("norm" in name or "ln_q" in name) and name.endswith("weight"):
                 p.add_(1.0)
     return model
 
@@ -90,25 +110,39 @@ def embed(model, inputs, jit=jit, **kwargs) -> np.ndarray:
     return np.asarray(run(params, inputs))
 
 
-def make_item(rng, parts):
+def make_item(rng, parts, family="qwen2_5_vl"):
     """One item from parts: int n (text tokens), ("image", (1, h, w)) or
     ("video", (t, h, w), seconds per temporal group). Grids count patches."""
     item = dict(tokens=[], types=[], grids=[], kinds=[], seconds=[], patches=[])
+    item["family"] = family
+    patch_dim = 1536 if family == "qwen3_vl" else 1176
+
+    def add_text(n):
+        item["tokens"] += rng.integers(0, 180, n).tolist()
+        item["types"] += [0] * n
+
+    def add_units(kind, n):
+        item["tokens"] += [192, *[IMAGE if kind == "image" else VIDEO] * n, 193]
+        item["types"] += [0, *[1 if kind == "image" else 2] * n, 0]
+
     for part in parts:
         if isinstance(part, int):
-            item["tokens"] += rng.integers(0, 180, part).tolist()
-            item["types"] += [0] * part
+            add_text(part)
             continue
         kind, grid = part[:2]
         units = int(np.prod(grid)) // 4
-        item["tokens"] += [192, *[IMAGE if kind == "image" else VIDEO] * units, 193]
-        item["types"] += [0, *[1 if kind == "image" else 2] * units, 0]
+        if family == "qwen3_vl" and kind == "video":  # groups between time stamps
+            for _ in range(grid[0]):
+                add_text(2)
+                add_units(kind, units // grid[0])
+        else:
+            add_units(kind, units)
         item["grids"].append(grid)
         item["kinds"].append(kind)
         if kind == "video":
             item["seconds"].append(part[2])
         item["patches"].append(
-            rng.integers(0, 256, (int(np.prod(grid)), 1176), dtype=np.uint8)
+            rng.integers(0, 256, (int(np.prod(grid)), patch_dim), dtype=np.uint8)
         )
     return item
 
@@ -137,11 +171,13 @@ def to_torch(items) -> dict:
         ]
         if chosen:
             out[grid] = torch.tensor([g for g, _ in chosen])
-            x = np.concatenate([p for _, p in chosen]).reshape(-1, 3, 392)
-            x = (x.astype(np.float32) / 255 - MEAN[:, None]) / STD[:, None]
-            out[pixels] = torch.from_numpy(x.reshape(-1, 1176))
+            x = np.concatenate([p for _, p in chosen])
+            dim = x.shape[1]
+            mean, std = (0.5, 0.5) if dim == 1536 else (MEAN[:, None], STD[:, None])
+            x = (x.reshape(-1, 3, dim // 3).astype(np.float32) / 255 - mean) / std
+            out[pixels] = torch.from_numpy(x.reshape(-1, dim).astype(np.float32))
     seconds = [s for i in items for s in i["seconds"]]
-    if seconds:
+    if seconds and items[0]["family"] == "qwen2_5_vl":
         out["second_per_grid_ts"] = torch.tensor(seconds)
     return out
 
@@ -155,8 +191,10 @@ def torch_embed(model, items) -> np.ndarray:
     return torch.nn.functional.normalize(pooled, dim=-1).numpy()
 
 
-def window_order(grid):
+def window_order(grid, family="qwen2_5_vl"):
     """(order of the merged units, patches of each window) of one medium."""
+    if family != "qwen2_5_vl":
+        return np.arange(np.prod(grid) // 4), np.zeros(0, int)
     index, bounds = get_vision_window_index(torch.tensor([grid]), 2, 112, 14)
     return index.numpy(), np.diff(bounds.numpy())
 
@@ -184,12 +222,13 @@ def to_jax(model, items, *, length=None, patches=None, regular=None) -> EncoderI
             positions[n, :, :l] = ids[:, 0].numpy()
         else:
             positions[n, :, :l] = np.arange(l)
-        row = dict(patches=[], coords=[], windows=[], frames=[])
+        row = dict(patches=[], coords=[], extents=[], windows=[], frames=[])
         units, offset = [], 0
         for grid, x in zip(item["grids"], item["patches"], strict=True):
-            order, windows = window_order(grid)
+            order, windows = window_order(grid, item["family"])
             coords = get_vision_position_ids(torch.tensor([grid]), 2).numpy()
-            row["patches"].append(x.reshape(-1, 4, 1176)[order].reshape(-1, 1176))
+            row["patches"].append(x.reshape(len(order), -1)[order].reshape(x.shape))
+            row["extents"].append(np.tile(grid[1:], (len(x), 1)))
             row["coords"].append(coords.reshape(-1, 4, 2)[order].reshape(-1, 2))
             row["windows"] += windows.tolist()
             row["frames"] += [grid[1] * grid[2]] * grid[0]
@@ -200,24 +239,27 @@ def to_jax(model, items, *, length=None, patches=None, regular=None) -> EncoderI
     lengths = np.array([len(i["tokens"]) for i in items], np.int32)
     vision = None
     if any(row["patches"] for row in rows):
-        vision = _vision(rows, patches, regular)
+        vision = _vision(rows, patches, regular, items[0]["family"])
     return EncoderInputs(
         tokens, lengths, positions, None if vision is None else visual_index, vision
     )
 
 
-def _vision(rows, size, regular) -> VisionInputs:
+def _vision(rows, size, regular, family) -> VisionInputs:
     counts = [sum(map(len, r["patches"])) for r in rows]
     size = size or max(counts)
     b = len(rows)
-    patches = np.zeros((b, size, 1176), np.uint8)
+    patch_dim = next(p.shape[1] for r in rows for p in r["patches"])
+    patches = np.zeros((b, size, patch_dim), np.uint8)
     coords = np.zeros((b, size, 2), np.int32)
+    extents = np.ones((b, size, 2), np.int32)
     for n, row in enumerate(rows):
         if counts[n]:
             patches[n, : counts[n]] = np.concatenate(row["patches"])
             coords[n, : counts[n]] = np.concatenate(row["coords"])
-    out = {}
-    for key in ("window", "frame"):
+            extents[n, : counts[n]] = np.concatenate(row["extents"])
+    out = {"extents": extents} if family == "qwen3_vl" else {}
+    for key in ("window", "frame") if family == "qwen2_5_vl" else ("frame",):
         most = max(len(r[f"{key}s"]) for r in rows)
         lengths = np.zeros((b, most), np.int32)
         for n, row in enumerate(rows):

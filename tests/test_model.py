@@ -161,7 +161,7 @@ def test_defaults_are_those_of_transformers():
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        ({"model_type": "qwen2_vl"}, "model_type"),
+        ({"model_type": "llava"}, "model_type"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"rope_scaling": {"type": "yarn"}}, "yarn"),

@@ -11,7 +11,6 @@ from flax import nnx
 
 from gve_jax.model import write_hf
 from gve_jax.model.layers import LoRAParam
-from gve_jax.model.vision import MEAN, STD
 from gve_jax.restore import Restored
 from gve_jax.types import UserError
 
@@ -74,8 +73,8 @@ def _image_processor(found: Restored) -> dict:
         "patch_size": vision.patch_size,
         "temporal_patch_size": vision.temporal_patch_size,
         "merge_size": vision.spatial_merge_size,
-        "image_mean": MEAN.tolist(),
-        "image_std": STD.tolist(),
+        "image_mean": list(vision.image_mean),
+        "image_std": list(vision.image_std),
     }
 
 

@@ -1,4 +1,4 @@
-"""The Qwen2.5-VL encoder in Flax NNX."""
+"""The Qwen-VL encoders in Flax NNX."""
 
 from gve_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from gve_jax.model.convert import merge_lora, read_hf, write_hf

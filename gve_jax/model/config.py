@@ -1,19 +1,31 @@
 """The architecture of an encoder, and its Hugging Face `config.json` forms."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from gve_jax.types import UserError
 
 _DTYPES = ("float32", "bfloat16")
 _REMAT = ("none", "attn_out", "full")
+_NORMS = ("rms", "layer")
+_MLPS = ("swiglu", "quick_gelu", "gelu_pytorch_tanh")
+_MAY_BE_ZERO = ("window_size", "num_position_embeddings")
 _ATTENTION = ("auto", "dense", "blocked", "cudnn", "splash")
+
+
+# Channel statistics, RGB in [0, 1]: of CLIP's training images, and plain.
+_CLIP = dict(
+    image_mean=(0.48145466, 0.4578275, 0.40821073),
+    image_std=(0.26862954, 0.26130258, 0.27577711),
+)
+_PLAIN = dict(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower. Names and defaults as in `transformers`."""
+    """The vision tower. Names as in `transformers`, defaults those of Qwen2.5-VL."""
 
     depth: int = 32
     hidden_size: int = 3584
@@ -23,10 +35,19 @@ class VisionConfig:
     patch_size: int = 14
     temporal_patch_size: int = 2
     spatial_merge_size: int = 2
-    window_size: int = 112  # pixels
+    window_size: int = 112  # pixels; 0: every block attends within whole frames
     fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)
     tokens_per_second: float = 4  # temporal M-RoPE steps; read by preprocess
     rope_theta: float = 10000.0
+    norm: str = "rms"  # or "layer", with biases
+    mlp: str = "swiglu"  # or one hidden layer of "quick_gelu" or "gelu_pytorch_tanh"
+    patch_bias: bool = False
+    # Learned positions of a square grid, interpolated to each frame's; 0: none.
+    num_position_embeddings: int = 0
+    # Blocks whose output the first layers of the language model see as well.
+    deepstack_visual_indexes: tuple[int, ...] = ()
+    image_mean: tuple[float, ...] = _CLIP["image_mean"]
+    image_std: tuple[float, ...] = _CLIP["image_std"]
 
     @property
     def head_dim(self) -> int:
@@ -39,7 +60,7 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """The language model. Names and defaults as in `transformers`."""
+    """The language model. Names as in `transformers`, defaults those of Qwen2.5-VL."""
 
     vocab_size: int = 152064
     hidden_size: int = 8192
@@ -51,10 +72,21 @@ class TextConfig:
     rope_theta: float = 1e6
     mrope_section: tuple[int, ...] = (16, 24, 24)
     max_position_embeddings: int = 32768
+    head_dim: int | None = None  # None: hidden_size / num_attention_heads
+    qk_norm: bool = False  # RMSNorm of each query and key head
+    attention_bias: bool = True  # of queries, keys and values
+    # Bands of temporal, height and width frequencies: in turn, or one after the other.
+    mrope_interleaved: bool = False
 
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+    def __post_init__(self):
+        if self.head_dim is None:
+            heads = max(self.num_attention_heads, 1)
+            if self.hidden_size % heads:
+                raise UserError(
+                    f"model.text.hidden_size: {self.hidden_size!r} must be a multiple "
+                    f"of num_attention_heads={heads}, where head_dim is not given"
+                )
+            object.__setattr__(self, "head_dim", self.hidden_size // heads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +98,7 @@ class ModelConfig:
 
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
+    family: str = "qwen2_5_vl"  # model_type of its Hugging Face form
     image_token_id: int = 151655
     video_token_id: int = 151656
     vision_start_token_id: int = 151652
@@ -102,11 +135,12 @@ class ModelConfig:
             for f in dataclasses.fields(getattr(self, part)):
                 if f.type is int:
                     value = getattr(getattr(self, part), f.name)
+                    least = 0 if f.name in _MAY_BE_ZERO else 1
                     require(
-                        isinstance(value, int) and value > 0,
+                        isinstance(value, int) and value >= least,
                         f"{part}.{f.name}",
                         value,
-                        "must be a positive integer",
+                        f"must be an integer of at least {least}",
                     )
         require(
             v.hidden_size % v.num_heads == 0 and v.head_dim % 4 == 0,
@@ -115,10 +149,10 @@ class ModelConfig:
             f"must be num_heads={v.num_heads} times a multiple of 4 (2-D rotary)",
         )
         require(
-            t.hidden_size % t.num_attention_heads == 0 and t.head_dim % 2 == 0,
-            "text.hidden_size",
-            t.hidden_size,
-            f"must be an even multiple of num_attention_heads={t.num_attention_heads}",
+            t.head_dim > 0 and t.head_dim % 2 == 0,
+            "text.head_dim",
+            t.head_dim,
+            "must be even and positive (it is hidden_size / num_attention_heads)",
         )
         require(
             t.num_attention_heads % t.num_key_value_heads == 0,
@@ -143,6 +177,31 @@ class ModelConfig:
             "vision.window_size",
             v.window_size,
             f"must be a multiple of {v.patch_size * v.spatial_merge_size} pixels",
+        )
+        for field, options in (("norm", _NORMS), ("mlp", _MLPS)):
+            value = getattr(v, field)
+            require(
+                value in options, f"vision.{field}", value, f"is not one of {options}"
+            )
+        side = math.isqrt(v.num_position_embeddings)
+        require(
+            side * side == v.num_position_embeddings,
+            "vision.num_position_embeddings",
+            v.num_position_embeddings,
+            "must be a square number",
+        )
+        taps = v.deepstack_visual_indexes
+        require(
+            all(0 <= i < v.depth for i in taps) and list(taps) == sorted(set(taps)),
+            "vision.deepstack_visual_indexes",
+            taps,
+            f"must rise and lie below depth={v.depth}",
+        )
+        require(
+            len(taps) <= t.num_hidden_layers,
+            "vision.deepstack_visual_indexes",
+            taps,
+            f"must be at most as many as num_hidden_layers={t.num_hidden_layers}",
         )
         require(self.lora_rank >= 0, "lora.rank", self.lora_rank, "is negative")
         require(
@@ -213,45 +272,78 @@ class ModelConfig:
         Raises:
           UserError: another model type, or a feature that the encoder does not have.
         """
+        name = values.get("model_type")
+        name = _OTHER_NAMES.get(name, name)
+        if name not in _FAMILIES:
+            raise UserError(
+                f"{where}: model_type is {name!r}; this package reads Qwen-VL models: "
+                f"{', '.join(_FAMILIES)}"
+            )
+        if values.get("quantization_config"):
+            kind = values["quantization_config"].get("quant_method", "unknown")
+            raise UserError(
+                f"{where}: quantization_config says {kind!r}: quantised checkpoints "
+                "are not read; use the 16-bit weights (--weights=int8 quantises them)"
+            )
+        family = _FAMILIES[name]
         text = values.get("text_config") or values
         vision = dict(values.get("vision_config") or {})
         rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
         vision_rope = vision.get("rope_parameters") or {}
-        for name, ok in {
-            "model_type": values.get("model_type") == "qwen2_5_vl",
-            "hidden_act": text.get("hidden_act", "silu") == "silu",
-            "vision_config.hidden_act": vision.get("hidden_act", "silu") == "silu",
-            "use_sliding_window": not text.get("use_sliding_window"),
-            "rope_type": rope.get("rope_type", rope.get("type", "default"))
-            in ("default", "mrope"),
-        }.items():
-            if not ok:
-                found = text.get(name, values.get(name, rope))
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        act = vision.get("hidden_act", family.vision_act)
+        interleaved = rope.get("mrope_interleaved", family.text["mrope_interleaved"])
+        for field, found, ok in (
+            ("hidden_act", text.get("hidden_act", "silu"), ("silu",)),
+            ("vision_config.hidden_act", act, (family.vision_act,)),
+            ("use_sliding_window", bool(text.get("use_sliding_window")), (False,)),
+            ("rope_type", rope_type, ("default", "mrope")),
+            (
+                "mrope_interleaved",
+                interleaved,
+                (family.text["mrope_interleaved"],),
+            ),
+            (
+                "attention_bias",
+                text.get("attention_bias", family.text["attention_bias"]),
+                (family.text["attention_bias"],),
+            ),
+        ):
+            if found not in ok:
                 raise UserError(
-                    f"{where}: {name} is {found!r}, which this encoder does not "
-                    "have; it reads Qwen2.5-VL models"
+                    f"{where}: {field} is {found!r}, which no {name} model that this "
+                    f"package reads has (it wants {ok[0]!r})"
                 )
-        if "in_chans" in vision:  # the name in the released files
-            vision.setdefault("in_channels", vision["in_chans"])
-        vision.setdefault("rope_theta", vision_rope.get("rope_theta", 10000.0))
-        names = {f.name for f in dataclasses.fields(cls)}
-        hidden = text.get("hidden_size", TextConfig.hidden_size)
-        out = vision.get("out_hidden_size", 3584)
+        hidden = text.get("hidden_size", family.text_defaults["hidden_size"])
+        vision, out = family.vision_from_hf(vision)
         if out != hidden:
             raise UserError(
-                f"{where}: vision_config.out_hidden_size {out} differs from the "
+                f"{where}: vision_config.{family.vision_out} {out} differs from the "
                 f"language model's hidden_size {hidden}"
             )
+        vision["rope_theta"] = vision_rope.get("rope_theta", 10000.0)
+        names = {f.name for f in dataclasses.fields(cls)}
+        theta = text.get("rope_theta", family.rope_theta)
+        heads = text.get("num_attention_heads")
         return cls(
-            vision=_fill(VisionConfig, vision, where, unknown_ok=True),
+            family=name,
+            vision=_fill(
+                VisionConfig, {**vision, **family.vision}, where, unknown_ok=True
+            ),
             text=_fill(
                 TextConfig,
                 {
-                    **text,
-                    "rope_theta": rope.get("rope_theta", text.get("rope_theta", 1e6)),
-                    "mrope_section": rope.get("mrope_section", (16, 24, 24)),
-                    "num_key_value_heads": text.get("num_key_value_heads", 8)
-                    or text["num_attention_heads"],
+                    **family.text_defaults,
+                    **{k: v for k, v in text.items() if v is not None},
+                    "rope_theta": rope.get("rope_theta", theta),
+                    "mrope_section": rope.get("mrope_section", family.mrope_section),
+                    # None, written out, means as many as there are heads.
+                    **(
+                        {"num_key_value_heads": heads}
+                        if text.get("num_key_value_heads", 0) is None
+                        else {}
+                    ),
+                    **family.text,
                 },
                 where,
                 unknown_ok=True,
@@ -264,17 +356,24 @@ class ModelConfig:
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The `config.json` of `Qwen2_5_VLForConditionalGeneration`, nested layout."""
-        vision, text = dataclasses.asdict(self.vision), dataclasses.asdict(self.text)
-        theta = vision.pop("rope_theta")
+        """The `config.json` of `...ForConditionalGeneration`, in the nested layout."""
+        family = _FAMILIES[self.family]
+        v, t = self.vision, self.text
+        sizes = dataclasses.asdict(t)
+        for name in [*family.text, "rope_theta", "mrope_section"]:
+            del sizes[name]
+        if "head_dim" not in family.text_defaults:
+            del sizes["head_dim"]  # follows from the others
         rope = {
             "rope_type": "default",
-            "rope_theta": text.pop("rope_theta"),
-            "mrope_section": list(text.pop("mrope_section")),
+            "rope_theta": t.rope_theta,
+            "mrope_section": list(t.mrope_section),
         }
+        if t.mrope_interleaved:
+            rope["mrope_interleaved"] = True
         return {
-            "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-            "model_type": "qwen2_5_vl",
+            "architectures": [f"{family.class_prefix}ForConditionalGeneration"],
+            "model_type": self.family,
             "dtype": self.param_dtype,
             "image_token_id": self.image_token_id,
             "video_token_id": self.video_token_id,
@@ -282,16 +381,14 @@ class ModelConfig:
             "vision_end_token_id": self.vision_end_token_id,
             "tie_word_embeddings": self.tie_word_embeddings,
             "vision_config": {
-                **vision,
-                "model_type": "qwen2_5_vl_vision",
-                "hidden_act": "silu",
-                "out_hidden_size": self.text.hidden_size,
-                "fullatt_block_indexes": list(self.vision.fullatt_block_indexes),
-                "rope_parameters": {"rope_type": "axial", "rope_theta": theta},
+                **family.vision_to_hf(v, t.hidden_size),
+                "model_type": f"{self.family}_vision",
+                "hidden_act": family.vision_act,
+                "rope_parameters": {"rope_type": "axial", "rope_theta": v.rope_theta},
             },
             "text_config": {
-                **text,
-                "model_type": "qwen2_5_vl_text",
+                **sizes,
+                "model_type": f"{self.family}_text",
                 "hidden_act": "silu",
                 # The defaults name tokens that a small vocabulary does not have.
                 "bos_token_id": None,
@@ -300,6 +397,157 @@ class ModelConfig:
                 "rope_parameters": rope,
             },
         }
+
+
+# Fields of `vision_config` that are called and mean the same everywhere.
+_VISION_SIZES = (
+    "depth",
+    "num_heads",
+    "in_channels",
+    "patch_size",
+    "temporal_patch_size",
+    "spatial_merge_size",
+)
+_WINDOWED = (
+    "hidden_size",
+    "intermediate_size",
+    "window_size",
+    "fullatt_block_indexes",
+    "tokens_per_second",
+)
+_DEEPSTACK = (
+    "hidden_size",
+    "intermediate_size",
+    "num_position_embeddings",
+    "deepstack_visual_indexes",
+)
+
+
+def _lists(v: VisionConfig, names) -> dict[str, Any]:
+    values = {name: getattr(v, name) for name in (*_VISION_SIZES, *names)}
+    return {k: list(x) if isinstance(x, tuple) else x for k, x in values.items()}
+
+
+def _in_channels(vision: dict) -> dict:
+    # "in_chans" is the name in the released files.
+    return {"in_channels": vision.get("in_chans", 3)} | vision
+
+
+def _qwen2_from_hf(vision: dict) -> tuple[dict, int]:
+    # Its `hidden_size` is the language model's.
+    vision = {"embed_dim": 1280, "hidden_size": 3584, "mlp_ratio": 4} | vision
+    size = vision["embed_dim"]
+    sizes = {"hidden_size": size, "intermediate_size": int(size * vision["mlp_ratio"])}
+    return _in_channels(vision) | sizes, vision["hidden_size"]
+
+
+def _qwen2_to_hf(v: VisionConfig, out: int) -> dict:
+    return _lists(v, ()) | {
+        "embed_dim": v.hidden_size,
+        "hidden_size": out,
+        "mlp_ratio": v.intermediate_size // v.hidden_size,
+    }
+
+
+def _qwen2_5_from_hf(vision: dict) -> tuple[dict, int]:
+    return _in_channels(vision), vision.get("out_hidden_size", 3584)
+
+
+def _qwen2_5_to_hf(v: VisionConfig, out: int) -> dict:
+    return _lists(v, _WINDOWED) | {"out_hidden_size": out}
+
+
+def _qwen3_from_hf(vision: dict) -> tuple[dict, int]:
+    defaults = dict(
+        depth=27,
+        hidden_size=1152,
+        intermediate_size=4304,
+        patch_size=16,
+        num_position_embeddings=2304,
+        deepstack_visual_indexes=(8, 16, 24),
+    )
+    return defaults | _in_channels(vision), vision.get("out_hidden_size", 3584)
+
+
+def _qwen3_to_hf(v: VisionConfig, out: int) -> dict:
+    return _lists(v, _DEEPSTACK) | {"out_hidden_size": out}
+
+
+class _Family(NamedTuple):
+    """What a `model_type` of Hugging Face stands for."""
+
+    class_prefix: str  # of its model classes
+    vision_act: str  # activation of the vision tower's MLPs
+    vision_out: str  # name of the size of its output
+    vision: dict[str, Any]  # fields of VisionConfig that all its models share
+    text: dict[str, Any]  # fields of TextConfig that all its models share
+    vision_from_hf: Callable[[dict], tuple[dict, int]]  # -> fields, size of its output
+    vision_to_hf: Callable[[VisionConfig, int], dict]
+    # What `transformers` takes where the file is silent.
+    text_defaults: dict[str, Any]
+    rope_theta: float
+    mrope_section: tuple[int, ...]
+
+
+_QWEN2_TEXT = dict(
+    text=dict(qk_norm=False, attention_bias=True, mrope_interleaved=False),
+    text_defaults=dict(hidden_size=8192, num_key_value_heads=8, rms_norm_eps=1e-5),
+    rope_theta=1e6,
+    mrope_section=(16, 24, 24),
+)
+_NO_WINDOWS = dict(window_size=0, fullatt_block_indexes=())
+_FAMILIES = {
+    "qwen2_vl": _Family(
+        class_prefix="Qwen2VL",
+        vision_act="quick_gelu",
+        vision_out="hidden_size",
+        vision=dict(norm="layer", mlp="quick_gelu", **_NO_WINDOWS, **_CLIP),
+        vision_from_hf=_qwen2_from_hf,
+        vision_to_hf=_qwen2_to_hf,
+        **_QWEN2_TEXT,
+    ),
+    "qwen2_5_vl": _Family(
+        class_prefix="Qwen2_5_VL",
+        vision_act="silu",
+        vision_out="out_hidden_size",
+        vision=dict(norm="rms", mlp="swiglu", **_CLIP),
+        vision_from_hf=_qwen2_5_from_hf,
+        vision_to_hf=_qwen2_5_to_hf,
+        **_QWEN2_TEXT,
+    ),
+    "qwen3_vl": _Family(
+        class_prefix="Qwen3VL",
+        vision_act="gelu_pytorch_tanh",
+        vision_out="out_hidden_size",
+        vision=dict(
+            norm="layer",
+            mlp="gelu_pytorch_tanh",
+            patch_bias=True,
+            **_NO_WINDOWS,
+            **_PLAIN,
+        ),
+        vision_from_hf=_qwen3_from_hf,
+        vision_to_hf=_qwen3_to_hf,
+        text=dict(qk_norm=True, attention_bias=False, mrope_interleaved=True),
+        text_defaults=dict(
+            vocab_size=151936,
+            hidden_size=4096,
+            intermediate_size=22016,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=32,
+            head_dim=128,
+            rms_norm_eps=1e-6,
+            max_position_embeddings=128000,
+        ),
+        rope_theta=5e5,
+        mrope_section=(24, 20, 20),
+    ),
+}
+
+
+# Model types of remote code around a plain model.
+_OTHER_NAMES = {"unite_qwen2_vl": "qwen2_vl"}
 
 
 def _fill(kind, values: Mapping[str, Any], where: str, unknown_ok: bool = False):

@@ -32,36 +32,88 @@ def _linear(theirs: str, ours: str, bias: bool) -> list[tuple]:
     return rows + [(f"{theirs}.bias", f"{ours}/bias", _SAME)] * bias
 
 
-# Source key -> (path, transform); "{}" is a layer. Names are those of the released
-# files; the prefixes of `_ALIASES` are read too.
-TABLE = [
-    *_linear("visual.patch_embed.proj", "visual/patch_embed", False),
-    ("visual.blocks.{}.norm1.weight", "visual/blocks/norm1/scale", _SAME),
-    ("visual.blocks.{}.norm2.weight", "visual/blocks/norm2/scale", _SAME),
-    *_linear("visual.blocks.{}.attn.qkv", "visual/blocks/qkv", True),
-    *_linear("visual.blocks.{}.attn.proj", "visual/blocks/proj", True),
-    *_linear("visual.blocks.{}.mlp.gate_proj", "visual/blocks/mlp/gate", True),
-    *_linear("visual.blocks.{}.mlp.up_proj", "visual/blocks/mlp/up", True),
-    *_linear("visual.blocks.{}.mlp.down_proj", "visual/blocks/mlp/down", True),
-    ("visual.merger.ln_q.weight", "visual/merger/norm/scale", _SAME),
-    *_linear("visual.merger.mlp.0", "visual/merger/fc1", True),
-    *_linear("visual.merger.mlp.2", "visual/merger/fc2", True),
-    ("model.embed_tokens.weight", "text/embedding", _SAME),
-    ("model.layers.{}.input_layernorm.weight", "text/layers/norm1/scale", _SAME),
-    (
-        "model.layers.{}.post_attention_layernorm.weight",
-        "text/layers/norm2/scale",
-        _SAME,
-    ),
-    *_linear("model.layers.{}.self_attn.q_proj", "text/layers/q", True),
-    *_linear("model.layers.{}.self_attn.k_proj", "text/layers/k", True),
-    *_linear("model.layers.{}.self_attn.v_proj", "text/layers/v", True),
-    *_linear("model.layers.{}.self_attn.o_proj", "text/layers/o", False),
-    *_linear("model.layers.{}.mlp.gate_proj", "text/layers/mlp/gate", False),
-    *_linear("model.layers.{}.mlp.up_proj", "text/layers/mlp/up", False),
-    *_linear("model.layers.{}.mlp.down_proj", "text/layers/mlp/down", False),
-    ("model.norm.weight", "text/norm/scale", _SAME),
-]
+def _norm(theirs: str, ours: str, bias: bool) -> list[tuple]:
+    rows = [(f"{theirs}.weight", f"{ours}/scale", _SAME)]
+    return rows + [(f"{theirs}.bias", f"{ours}/bias", _SAME)] * bias
+
+
+def _vision(bias: bool, mlp: dict[str, str]) -> list[tuple]:
+    """Blocks of the tower; `bias`: of the patch embedding and of the norms."""
+    block, ours = "visual.blocks.{}", "visual/blocks"
+    return [
+        *_norm(f"{block}.norm1", f"{ours}/norm1", bias),
+        *_norm(f"{block}.norm2", f"{ours}/norm2", bias),
+        *_linear(f"{block}.attn.qkv", f"{ours}/qkv", True),
+        *_linear(f"{block}.attn.proj", f"{ours}/proj", True),
+        *(
+            row
+            for theirs, mine in mlp.items()
+            for row in _linear(f"{block}.mlp.{theirs}", f"{ours}/mlp/{mine}", True)
+        ),
+    ]
+
+
+def _merger(theirs: str, ours: str, norm: str, bias: bool, fcs) -> list[tuple]:
+    return [
+        *_norm(f"{theirs}.{norm}", f"{ours}/norm", bias),
+        *_linear(f"{theirs}.{fcs[0]}", f"{ours}/fc1", True),
+        *_linear(f"{theirs}.{fcs[1]}", f"{ours}/fc2", True),
+    ]
+
+
+def _text(bias: bool, qk_norm: bool) -> list[tuple]:
+    layer, ours = "model.layers.{}", "text/layers"
+    rows = [
+        ("model.embed_tokens.weight", "text/embedding", _SAME),
+        *_norm(f"{layer}.input_layernorm", f"{ours}/norm1", False),
+        *_norm(f"{layer}.post_attention_layernorm", f"{ours}/norm2", False),
+        *_norm("model.norm", "text/norm", False),
+        *_linear(f"{layer}.self_attn.o_proj", f"{ours}/o", False),
+    ]
+    for name in "qkv":
+        rows += _linear(f"{layer}.self_attn.{name}_proj", f"{ours}/{name}", bias)
+    for name in ("gate", "up", "down"):
+        rows += _linear(f"{layer}.mlp.{name}_proj", f"{ours}/mlp/{name}", False)
+    if qk_norm:
+        for name in "qk":
+            rows += _norm(
+                f"{layer}.self_attn.{name}_norm", f"{ours}/{name}_norm", False
+            )
+    return rows
+
+
+_QWEN2_MERGER = ("visual.merger", "visual/merger", "ln_q")
+_QWEN3_FCS = ("linear_fc1", "linear_fc2")
+# Family -> rows of (source key, path, transform); "{}" is a layer. Names are those of
+# the released files; the prefixes of `_ALIASES` are read too.
+TABLES = {
+    "qwen2_vl": [
+        *_linear("visual.patch_embed.proj", "visual/patch_embed", False),
+        *_vision(True, {"fc1": "fc1", "fc2": "fc2"}),
+        *_merger(*_QWEN2_MERGER, True, ("mlp.0", "mlp.2")),
+        *_text(True, False),
+    ],
+    "qwen2_5_vl": [
+        *_linear("visual.patch_embed.proj", "visual/patch_embed", False),
+        *_vision(False, {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}),
+        *_merger(*_QWEN2_MERGER, False, ("mlp.0", "mlp.2")),
+        *_text(True, False),
+    ],
+    "qwen3_vl": [
+        *_linear("visual.patch_embed.proj", "visual/patch_embed", True),
+        ("visual.pos_embed.weight", "visual/positions/table", _SAME),
+        *_vision(True, {"linear_fc1": "fc1", "linear_fc2": "fc2"}),
+        *_merger("visual.merger", "visual/merger", "norm", True, _QWEN3_FCS),
+        *_merger(
+            "visual.deepstack_merger_list.{}",
+            "visual/deep_mergers",
+            "norm",
+            True,
+            _QWEN3_FCS,
+        ),
+        *_text(False, True),
+    ],
+}
 # Keys that are known and not used: an embedder has no language-model head.
 IGNORED = ("lm_head.weight",)
 _ALIASES = (("model.visual.", "visual."), ("model.language_model.", "model."))
@@ -83,16 +135,20 @@ def _rows(cfg: ModelConfig) -> list[_Row]:
         if not isinstance(v, LoRAParam)
     }
     v, rows = cfg.vision, []
-    for key, path, transform in TABLE:
-        counts = {"visual": v.depth, "text": cfg.text.num_hidden_layers}
-        count = counts[path.split("/")[0]] if "{}" in key else 1
+    counts = {
+        "visual/blocks": v.depth,
+        "visual/deep_mergers": len(v.deepstack_visual_indexes),
+        "text/layers": cfg.text.num_hidden_layers,
+    }
+    for key, path, transform in TABLES[cfg.family]:
+        count = counts["/".join(path.split("/")[:2])] if "{}" in key else 1
         for i in range(count):
             layer = i if "{}" in key else None
             place = tuple(path.split("/"))
             if place[:2] == ("text", "layers") and i == count - 1:
                 layer, place = None, ("text", "last", *place[2:])
             shape = shapes[place] if layer is None else shapes[place][1:]
-            if key.startswith("visual.patch_embed"):
+            if key == "visual.patch_embed.proj.weight":
                 size = (v.patch_size, v.patch_size)
                 shape = (shape[1], v.in_channels, v.temporal_patch_size, *size)
             elif transform is _MATRIX:
@@ -101,14 +157,14 @@ def _rows(cfg: ModelConfig) -> list[_Row]:
                 shape = (int(np.prod(shape)),)
             rows.append(_Row(key.format(i), place, layer, tuple(shape), transform))
     unreached = shapes.keys() - {r.path for r in rows}
-    assert not unreached, f"TABLE does not reach {unreached}"
+    assert not unreached, f"TABLES does not reach {unreached}"
     return rows
 
 
 def read_hf(
     folder: str | os.PathLike, model=None, *, seed: int = 0, shardings=None
 ) -> tuple[ModelConfig, nnx.State]:
-    """Reads a Hugging Face Qwen2.5-VL folder: safetensors and config.json only.
+    """Reads a Hugging Face Qwen-VL folder: safetensors and config.json only.
 
     Args:
       folder: holds config.json and model.safetensors, or shards and their index.

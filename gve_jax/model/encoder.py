@@ -14,7 +14,7 @@ from gve_jax.types import EncoderInputs, UserError
 
 
 class Encoder(nnx.Module):
-    """Qwen2.5-VL as an embedder: vision tower and language model, no head."""
+    """A Qwen-VL model as an embedder: vision tower and language model, no head."""
 
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         self.cfg = cfg
@@ -39,17 +39,21 @@ class Encoder(nnx.Module):
           float32 [b, d], unit vectors.
         """
         x = self.text.embed(inputs.tokens.reshape(-1))
+        deep = ()
         if inputs.vision is not None:
-            features = self.visual(inputs.vision)  # [b*p/4, d]
+            features = self.visual(inputs.vision)  # rows of b*p/4 units
             b = len(inputs.tokens)
-            units = jnp.arange(b)[:, None] * (len(features) // b)
-            index = (inputs.visual_index + units).reshape(-1)  # [b*l]
-            seen = jnp.take(features, index, axis=0, mode="clip")
-            x = jnp.where(inputs.visual_index.reshape(-1, 1) >= 0, seen, x)
+            first = jnp.arange(b)[:, None] * (len(features.units) // b)
+            index = (inputs.visual_index + first).reshape(-1)  # [b*l]
+            seen = inputs.visual_index.reshape(-1, 1) >= 0
+            take = lambda rows: jnp.take(rows, index, axis=0, mode="clip")  # noqa: E731
+            x = jnp.where(seen, take(features.units), x)
+            deep = [jnp.where(seen, take(rows), 0) for rows in features.deep]
         x = self.text(
             x,
             inputs.positions,
             inputs.lengths - 1,
+            deep=deep,
             dropout_key=dropout_key,
             prune_last=prune_last,
         )

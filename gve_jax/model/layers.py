@@ -1,5 +1,6 @@
 """The parts both towers are built from. Linears see 2-D tokens [n, features]."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,23 @@ class RMSNorm(nnx.Module):
         return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
 
 
+class LayerNorm(nnx.Module):
+    """(x - mean) / deviation * scale + bias, in float32."""
+
+    def __init__(self, cfg: ModelConfig, size: int, eps: float):
+        dtype = jnp.dtype(cfg.param_dtype)
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((size,), dtype), axes=("norm",))
+        self.bias = nnx.Param(jnp.zeros((size,), dtype), axes=("norm",))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y -= jnp.mean(y, axis=-1, keepdims=True)
+        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        y = y * self.scale[...].astype(jnp.float32) + self.bias[...]
+        return y.astype(x.dtype)
+
+
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x))."""
 
@@ -116,6 +134,26 @@ class SwiGLU(nnx.Module):
         dropped = dropout(x) if dropout else None
         hidden = jax.nn.silu(self.gate(x, dropped)) * self.up(x, dropped)
         return self.down(hidden, dropout(hidden) if dropout else None)
+
+
+class MLP(nnx.Module):
+    """fc2(act(fc1(x))), with biases."""
+
+    def __init__(self, cfg, rngs, size, hidden, act, *, gain=1.0):
+        self.act = act
+        self.fc1 = Linear(cfg, rngs, size, (hidden,), ("embed", "mlp"), bias=True)
+        self.fc2 = Linear(
+            cfg, rngs, hidden, (size,), ("mlp", "embed"), bias=True, gain=gain
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(_ACTIVATIONS[self.act](self.fc1(x)))
+
+
+_ACTIVATIONS = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 
 
 class Dropout:
@@ -141,14 +179,14 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs, count: int):
     return nnx.vmap(lambda key: make(nnx.Rngs(key)), transform_metadata=metadata)(keys)
 
 
-def run_stack(cfg: ModelConfig, blocks: nnx.Module, x: jax.Array, each, call):
+def run_stack(cfg: ModelConfig, blocks: nnx.Module, x: Any, each, call) -> Any:
     """Runs stacked blocks over `x`, scanned or unrolled.
 
     Args:
       cfg: read for `scan` and `remat`.
       blocks: made by `stack`.
-      x: [n, features].
-      each: NumPy array [layers] of what differs between the layers.
+      x: [n, features], or a tree of such that goes from block to block.
+      each: NumPy array [layers, ...] of what differs between the layers.
       call: (block, x, each[i]) -> x; `each[i]` is traced if scanned, else NumPy.
     """
     graph, state = nnx.split(blocks)
@@ -167,6 +205,13 @@ def run_stack(cfg: ModelConfig, blocks: nnx.Module, x: jax.Array, each, call):
         params = jax.tree.map(lambda p, s, i=i: s[i].reshape(p.shape[1:]), state, parts)
         x = remat(cfg, lambda x, params, one=one: body(x, params, one))(x, params)
     return x
+
+
+def when(condition, then: Callable[..., Any], other: Callable[..., Any], *args):
+    """`then(*args)` or `other(*args)`; decided while tracing where it can be."""
+    if isinstance(condition, (bool, np.bool_)):
+        return (then if condition else other)(*args)
+    return jax.lax.cond(condition, then, other, *args)
 
 
 def remat(

@@ -20,7 +20,9 @@ class Rotary(NamedTuple):
 
 def _inv_freq(theta: float, dim: int) -> np.ndarray:
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-    return (1.0 / np.float32(theta) ** exponents).astype(np.float32)
+    # NumPy's float32 powers are off by some units in the last place, torch's are not.
+    powers = np.float64(theta) ** exponents.astype(np.float64)
+    return np.float32(1) / powers.astype(np.float32)
 
 
 def _rotary(angles: jax.Array) -> Rotary:
@@ -41,21 +43,32 @@ def vision_rotary(coords: jax.Array, head_dim: int, theta: float) -> Rotary:
 
 
 def text_rotary(
-    positions: jax.Array, head_dim: int, theta: float, sections: tuple[int, ...]
+    positions: jax.Array,
+    head_dim: int,
+    theta: float,
+    sections: tuple[int, ...],
+    interleaved: bool = False,
 ) -> Rotary:
-    """M-RoPE: frequency bands turn by temporal, height and width positions in turn.
+    """M-RoPE: frequency bands turn by temporal, height and width positions.
 
     Args:
       positions: int [b, 3, l]: temporal, height, width.
       head_dim: features of a head.
       theta: base of the frequencies.
       sections: frequencies of each of the three bands, summing to head_dim / 2.
+      interleaved: the bands take turns, thw thw ..., and what the shorter ones leave
+        over is temporal (Qwen3-VL); else they follow one another.
 
     Returns:
       Rotary of n = b*l tokens.
     """
     freqs = _inv_freq(theta, head_dim)  # [head_dim / 2]
-    band = np.repeat(np.arange(3), sections)  # [head_dim / 2]
+    if interleaved:
+        band = np.zeros(head_dim // 2, np.int64)
+        for axis in (1, 2):
+            band[axis : 3 * sections[axis] : 3] = axis
+    else:
+        band = np.repeat(np.arange(3), sections)  # [head_dim / 2]
     # The position that each frequency sees.  # [b l head_dim/2]
     seen = positions.astype(jnp.float32).transpose(0, 2, 1)[:, :, band]
     return _rotary((seen * freqs).reshape(-1, head_dim // 2))

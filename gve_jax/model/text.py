@@ -1,5 +1,7 @@
 """The language model without its head: embeddings -> the pooled token's state."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from gve_jax.model.layers import (
     remat,
     run_stack,
     stack,
+    when,
 )
 from gve_jax.model.rope import Rotary, rotate, text_rotary
 
@@ -32,13 +35,17 @@ class DecoderBlock(nnx.Module):
         keys = (c.num_key_value_heads, c.head_dim)
         self.norm1 = RMSNorm(cfg, c.hidden_size, c.rms_norm_eps)
         self.norm2 = RMSNorm(cfg, c.hidden_size, c.rms_norm_eps)
-        options = dict(bias=True, lora=True)
+        if c.qk_norm:
+            self.q_norm = RMSNorm(cfg, c.head_dim, c.rms_norm_eps)
+            self.k_norm = RMSNorm(cfg, c.head_dim, c.rms_norm_eps)
+        options = dict(bias=c.attention_bias, lora=True)
         q_axes, kv_axes = ("embed", "heads", None), ("embed", "kv_heads", None)
         self.q = Linear(cfg, rngs, c.hidden_size, queries, q_axes, **options)
         self.k = Linear(cfg, rngs, c.hidden_size, keys, kv_axes, **options)
         self.v = Linear(cfg, rngs, c.hidden_size, keys, kv_axes, **options)
+        mixed = c.num_attention_heads * c.head_dim
         self.o = Linear(
-            cfg, rngs, c.hidden_size, (c.hidden_size,), ("heads", "embed"), gain=gain
+            cfg, rngs, mixed, (c.hidden_size,), ("heads", "embed"), gain=gain
         )
         self.mlp = SwiGLU(
             cfg, rngs, c.hidden_size, c.intermediate_size, lora=True, gain=gain
@@ -78,6 +85,8 @@ class DecoderBlock(nnx.Module):
             dropped = take(dropped) if dropout else None
             lengths = pooled + 1
         q = self.q(y, dropped).reshape(-1, c.num_attention_heads, c.head_dim)
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         out = attention(
             rotate(q, q_rotary).reshape(b, -1, *q.shape[1:]),
             rotate(k, rotary).reshape(v.shape),
@@ -86,7 +95,7 @@ class DecoderBlock(nnx.Module):
             causal=pooled is None,
             implementation=self.cfg.attention,
         )
-        x += self.o(name_attention(out.reshape(-1, c.hidden_size)))
+        x += self.o(name_attention(out.reshape(len(x), -1)))
         return x + self.mlp(self.norm2(x), dropout)
 
 
@@ -123,6 +132,7 @@ class TextModel(nnx.Module):
         positions: jax.Array,
         pooled: jax.Array,
         *,
+        deep: Sequence[jax.Array] = (),
         dropout_key: jax.Array | None = None,
         prune_last: bool = True,
     ) -> jax.Array:
@@ -133,7 +143,8 @@ class TextModel(nnx.Module):
         Args:
           x: [b*l, d] input embeddings.
           positions: int [b, 3, l].
-          pooled: int [b], the token whose state is returned.
+          pooled: int [b], the token whose state is returned; not one of a medium.
+          deep: [b*l, d] each, added after the first layers (DeepStack).
           dropout_key: JAX key of LoRA's dropout; None: deterministic.
           prune_last: skip what the pooled token does not need; the result is equal.
 
@@ -141,7 +152,9 @@ class TextModel(nnx.Module):
           [b, d] after the final norm.
         """
         cfg, c, b = self.cfg, self.cfg.text, len(positions)
-        rotary = text_rotary(positions, c.head_dim, c.rope_theta, c.mrope_section)
+        rotary = text_rotary(
+            positions, c.head_dim, c.rope_theta, c.mrope_section, c.mrope_interleaved
+        )
         drop = dropout_key is not None and cfg.lora_rank and cfg.lora_dropout
 
         def run(block, x, layer, pooled=None):
@@ -151,9 +164,18 @@ class TextModel(nnx.Module):
                 dropout = Dropout(key, cfg.lora_dropout)
             return block(x, b, rotary, dropout, pooled)
 
+        def run_deep(block, x, layer):
+            x = run(block, x, layer)
+            if not deep:
+                return x
+            add = lambda x: x + rows[jnp.minimum(layer, len(deep) - 1)]  # noqa: E731
+            return when(layer < len(deep), add, lambda x: x, x)
+
+        rows = jnp.stack(deep) if deep else None
+
         depth = c.num_hidden_layers - 1
         if depth:
-            x = run_stack(cfg, self.layers, x, np.arange(depth), run)
+            x = run_stack(cfg, self.layers, x, np.arange(depth), run_deep)
         graph, state = nnx.split(self.last)
         last = lambda x, s, p=None: run(nnx.merge(graph, s), x, depth, p)  # noqa: E731
         if prune_last:
