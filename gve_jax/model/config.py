@@ -104,6 +104,8 @@ class ModelConfig:
     vision_start_token_id: int = 151652
     vision_end_token_id: int = 151653
     tie_word_embeddings: bool = False
+    # The language model's head, to generate text; a matrix of its own unless tied.
+    head: bool = False
     lora_rank: int = 0  # 0: no LoRA parameters
     lora_alpha: float = 32.0
     lora_dropout: float = 0.0

@@ -1,5 +1,6 @@
 """The encoder: padded batches -> unit vectors."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,10 @@ from gve_jax.types import EncoderInputs, UserError
 
 
 class Encoder(nnx.Module):
-    """A Qwen-VL model as an embedder: vision tower and language model, no head."""
+    """A Qwen-VL model as an embedder: vision tower and language model.
+
+    With `cfg.head` it generates text too; see `gve_jax.model.generate`.
+    """
 
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         self.cfg = cfg
@@ -38,17 +42,7 @@ class Encoder(nnx.Module):
         Returns:
           float32 [b, d], unit vectors.
         """
-        x = self.text.embed(inputs.tokens.reshape(-1))
-        deep = ()
-        if inputs.vision is not None:
-            features = self.visual(inputs.vision)  # rows of b*p/4 units
-            b = len(inputs.tokens)
-            first = jnp.arange(b)[:, None] * (len(features.units) // b)
-            index = (inputs.visual_index + first).reshape(-1)  # [b*l]
-            seen = inputs.visual_index.reshape(-1, 1) >= 0
-            take = lambda rows: jnp.take(rows, index, axis=0, mode="clip")  # noqa: E731
-            x = jnp.where(seen, take(features.units), x)
-            deep = [jnp.where(seen, take(rows), 0) for rows in features.deep]
+        x, deep = self.embed_inputs(inputs)
         x = self.text(
             x,
             inputs.positions,
@@ -60,6 +54,22 @@ class Encoder(nnx.Module):
         # float32: a bfloat16 norm is off by up to half a percent.
         x = x.astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-24)
+
+    def embed_inputs(
+        self, inputs: EncoderInputs
+    ) -> tuple[jax.Array, Sequence[jax.Array]]:
+        """What the language model sees: [b*l, d], and its DeepStack features."""
+        x = self.text.embed(inputs.tokens.reshape(-1))
+        if inputs.vision is None:
+            return x, ()
+        features = self.visual(inputs.vision)  # rows of b*p/4 units
+        b = len(inputs.tokens)
+        first = jnp.arange(b)[:, None] * (len(features.units) // b)
+        index = (inputs.visual_index + first).reshape(-1)  # [b*l]
+        seen = inputs.visual_index.reshape(-1, 1) >= 0
+        take = lambda rows: jnp.take(rows, index, axis=0, mode="clip")  # noqa: E731
+        x = jnp.where(seen, take(features.units), x)
+        return x, [jnp.where(seen, take(rows), 0) for rows in features.deep]
 
 
 def abstract(cfg: ModelConfig) -> tuple[Any, nnx.State]:

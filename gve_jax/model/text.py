@@ -1,6 +1,7 @@
-"""The language model without its head: embeddings -> the pooled token's state."""
+"""The language model: embeddings -> the pooled token's state, or logits by its head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,32 @@ from gve_jax.model.layers import (
     when,
 )
 from gve_jax.model.rope import Rotary, rotate, text_rotary
+
+
+class Cache(NamedTuple):
+    """Keys, already rotated, and values that later tokens attend to."""
+
+    k: jax.Array  # [layers, b, s, kv_heads, d]
+    v: jax.Array  # as k
+
+    @classmethod
+    def empty(cls, cfg: ModelConfig, b: int, size: int) -> "Cache":
+        """Room for `size` tokens of each of `b` items."""
+        c = cfg.text
+        heads = (c.num_key_value_heads, c.head_dim)
+        zeros = jnp.zeros((c.num_hidden_layers, b, size, *heads), cfg.dtype)
+        return cls(zeros, zeros)
+
+    def write(self, layer, k, v, slots=None) -> "Cache":
+        """With [b, l, kv_heads, d] of one layer at places 0..l-1, or, if l is 1 and
+        `slots` int [b] is given, at each item's own."""
+
+        def put(old, new):
+            if slots is None:
+                return jax.lax.dynamic_update_slice(old, new[None], (layer, 0, 0, 0, 0))
+            return old.at[layer, np.arange(len(new)), slots].set(new[:, 0])
+
+        return Cache(put(self.k, k), put(self.v, v))
 
 
 class DecoderBlock(nnx.Module):
@@ -72,27 +99,76 @@ class DecoderBlock(nnx.Module):
         Returns:
           [b*l, d], or [b, d] if `pooled` is given.
         """
-        c, n = self.cfg.text, len(x)
         y = self.norm1(x)
         dropped = dropout(y) if dropout else None
-        k = self.k(y, dropped).reshape(n, c.num_key_value_heads, c.head_dim)
-        v = self.v(y, dropped).reshape(b, -1, c.num_key_value_heads, c.head_dim)
-        lengths, q_rotary = None, rotary
+        k, v = self._keys_values(y, b, rotary, dropped)
+        lengths = None
         if pooled is not None:
-            rows = pooled + np.arange(b) * (n // b)
+            rows = pooled + np.arange(b) * (len(x) // b)
             take = lambda z: jnp.take(z, rows, axis=0, mode="clip")  # noqa: E731
-            x, y, q_rotary = take(x), take(y), Rotary(*map(take, rotary))
+            x, y, rotary = take(x), take(y), Rotary(*map(take, rotary))
             dropped = take(dropped) if dropout else None
             lengths = pooled + 1
+        q = self._queries(y, b, rotary, dropped)
+        return self._finish(x, q, k, v, lengths, dropout)
+
+    def cached(
+        self,
+        x: jax.Array,
+        b: int,
+        rotary: Rotary,
+        cache: Cache,
+        layer: int | jax.Array,
+        slots: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache]:
+        """One block, which keeps its keys and values.
+
+        Args:
+          x: [b*l, d], prompts; or [b, d], one more token of each item.
+          b: items.
+          rotary: of these tokens.
+          cache: of all layers.
+          layer: this one's number.
+          slots: int [b], the place of that one token, which sees those before it in
+            the cache. None: prompts, from place 0 on.
+
+        Returns:
+          (states as x, the cache with these tokens).
+        """
+        y = self.norm1(x)
+        q = self._queries(y, b, rotary)
+        k, v = self._keys_values(y, b, rotary)
+        cache = cache.write(layer, k, v, slots)
+        lengths = None
+        if slots is not None:
+            k, v, lengths = cache.k[layer], cache.v[layer], slots + 1
+        return self._finish(x, q, k, v, lengths), cache
+
+    def _queries(self, y, b, rotary, dropped=None) -> jax.Array:
+        """[b*t, d] -> [b, t, heads, head_dim], rotated."""
+        c = self.cfg.text
         q = self.q(y, dropped).reshape(-1, c.num_attention_heads, c.head_dim)
         if c.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q = self.q_norm(q)
+        return rotate(q, rotary).reshape(b, -1, *q.shape[1:])
+
+    def _keys_values(self, y, b, rotary, dropped=None) -> tuple[jax.Array, jax.Array]:
+        """[b*l, d] -> [b, l, kv_heads, head_dim] twice, keys rotated."""
+        c = self.cfg.text
+        k = self.k(y, dropped).reshape(-1, c.num_key_value_heads, c.head_dim)
+        v = self.v(y, dropped).reshape(b, -1, *k.shape[1:])
+        if c.qk_norm:
+            k = self.k_norm(k)
+        return rotate(k, rotary).reshape(v.shape), v
+
+    def _finish(self, x, q, k, v, lengths, dropout=None) -> jax.Array:
+        """Attention, its output projection and the MLP, each added to x."""
         out = attention(
-            rotate(q, q_rotary).reshape(b, -1, *q.shape[1:]),
-            rotate(k, rotary).reshape(v.shape),
+            q,
+            k,
             v,
             lengths=lengths,
-            causal=pooled is None,
+            causal=lengths is None,
             implementation=self.cfg.attention,
         )
         x += self.o(name_attention(out.reshape(len(x), -1)))
@@ -100,7 +176,7 @@ class DecoderBlock(nnx.Module):
 
 
 class TextModel(nnx.Module):
-    """Token embedding, blocks and final norm.
+    """Token embedding, blocks, final norm and, if the config has it, the head.
 
     The last block is kept apart from the stack: it runs for the pooled token alone, and
     slicing it off a stack would copy all weights of the others.
@@ -120,6 +196,10 @@ class TextModel(nnx.Module):
             )
         self.last = DecoderBlock(cfg, rngs)
         self.norm = RMSNorm(cfg, c.hidden_size, c.rms_norm_eps)
+        if cfg.head and not cfg.tie_word_embeddings:
+            self.head = Linear(
+                cfg, rngs, c.hidden_size, (c.vocab_size,), ("embed", "vocab")
+            )
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """int [n] -> [n, d]."""
@@ -151,10 +231,8 @@ class TextModel(nnx.Module):
         Returns:
           [b, d] after the final norm.
         """
-        cfg, c, b = self.cfg, self.cfg.text, len(positions)
-        rotary = text_rotary(
-            positions, c.head_dim, c.rope_theta, c.mrope_section, c.mrope_interleaved
-        )
+        cfg, b = self.cfg, len(positions)
+        rotary, add_deep = self._rotary(positions), _adder(deep)
         drop = dropout_key is not None and cfg.lora_rank and cfg.lora_dropout
 
         def run(block, x, layer, pooled=None):
@@ -165,15 +243,9 @@ class TextModel(nnx.Module):
             return block(x, b, rotary, dropout, pooled)
 
         def run_deep(block, x, layer):
-            x = run(block, x, layer)
-            if not deep:
-                return x
-            add = lambda x: x + rows[jnp.minimum(layer, len(deep) - 1)]  # noqa: E731
-            return when(layer < len(deep), add, lambda x: x, x)
+            return add_deep(run(block, x, layer), layer)
 
-        rows = jnp.stack(deep) if deep else None
-
-        depth = c.num_hidden_layers - 1
+        depth = cfg.text.num_hidden_layers - 1
         if depth:
             x = run_stack(cfg, self.layers, x, np.arange(depth), run_deep)
         graph, state = nnx.split(self.last)
@@ -184,3 +256,66 @@ class TextModel(nnx.Module):
             x = remat(cfg, last)(x, state)
             x = jnp.take(x, pooled + np.arange(b) * (len(x) // b), axis=0, mode="clip")
         return self.norm(x)
+
+    def cached(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        cache: Cache,
+        slots: jax.Array | None = None,
+        *,
+        deep: Sequence[jax.Array] = (),
+    ) -> tuple[jax.Array, Cache]:
+        """Runs all blocks over prompts, or over one more token of each item.
+
+        Args:
+          x: [b*l, d] input embeddings; l is 1 if `slots` is given.
+          positions: int [b, 3, l].
+          cache: `Cache.empty`, or that of the earlier tokens.
+          slots, deep: as in `DecoderBlock.cached` and `__call__`.
+
+        Returns:
+          ([b*l, d] before the final norm, the cache with these tokens).
+        """
+        b, depth = len(positions), self.cfg.text.num_hidden_layers - 1
+        rotary, add_deep = self._rotary(positions), _adder(deep)
+
+        def run(block, carry, layer):
+            x, cache = block.cached(carry[0], b, rotary, carry[1], layer, slots)
+            return add_deep(x, layer), cache
+
+        if depth:
+            x, cache = run_stack(
+                self.cfg, self.layers, (x, cache), np.arange(depth), run
+            )
+        return self.last.cached(x, b, rotary, cache, depth, slots)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """[n, d] of `cached` -> float32 [n, vocab]: as bfloat16, near ones would tie."""
+        tied = self.cfg.tie_word_embeddings
+        matrix = self.embedding[...] if tied else self.head.kernel[...]
+        return jax.lax.dot_general(
+            self.norm(x),
+            matrix.astype(x.dtype),
+            (((1,), (1 if tied else 0,)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )
+
+    def _rotary(self, positions: jax.Array) -> Rotary:
+        c = self.cfg.text
+        return text_rotary(
+            positions, c.head_dim, c.rope_theta, c.mrope_section, c.mrope_interleaved
+        )
+
+
+def _adder(deep: Sequence[jax.Array]) -> Callable[..., jax.Array]:
+    """(x, layer) -> x with the features of that layer, if it has any."""
+    if not deep:
+        return lambda x, layer: x
+    rows = jnp.stack(deep)
+
+    def add(x, layer):
+        more = lambda x: x + rows[jnp.minimum(layer, len(deep) - 1)]  # noqa: E731
+        return when(layer < len(deep), more, lambda x: x, x)
+
+    return add
