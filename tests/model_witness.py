@@ -66,12 +66,16 @@ def hf_config(family="qwen2_5_vl", tied=False, vocab_size=200, **token_ids):
         # Heads wider than hidden_size / heads, as in its 2B model.
         text |= dict(head_dim=24)
         text["rope_parameters"] |= dict(mrope_section=[5, 4, 3], mrope_interleaved=True)
-    return getattr(transformers, f"{CLASSES[family]}Config")(
+    return hf_config_class(family)(
         text_config=text,
         vision_config=dict(depth=3, num_heads=2, **VISION[family]),
         tie_word_embeddings=tied,
         **ids | token_ids,
     )
+
+
+def hf_config_class(family):
+    return getattr(transformers, f"{CLASSES[family]}Config")
 
 
 def hf_class(family):

@@ -8,12 +8,25 @@ import pytest
 import safetensors.numpy
 import torch
 from flax import nnx
+from jax.sharding import NamedSharding
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, Qwen2_5_VLForConditionalGeneration
 
 from gve_jax.config import default_config
-from gve_jax.model import abstract, merge_lora, read_hf, write_hf
+from gve_jax.model import ModelConfig, abstract, merge_lora, read_hf, write_hf
+from gve_jax.model.convert import _rows, plain_name
+from gve_jax.sharding import make_mesh, spec
 from gve_jax.types import UserError
-from tests.model_witness import embed, hf_model, make_item, to_jax, torch_embed
+from tests.model_witness import (
+    FAMILIES,
+    embed,
+    hf_class,
+    hf_config_class,
+    hf_model,
+    make_item,
+    to_jax,
+    torch_embed,
+)
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +200,17 @@ def test_one_error_lists_every_mismatch(source, tmp_path):
         "missing model.norm.weight",
         "unknown model.layers.9.mlp.up_proj.weight",
         "duplicate model",
-        "shape of visual.merger.ln_q.weight (7,), wanted (32,)",
+        "shape (7,), wanted (32,), of visual.merger.ln_q.weight",
     ):
         assert part in message, message
+
+
+def test_an_error_about_all_layers_stays_readable(source, tmp_path):
+    _, folder = source
+    tensors = {k: v for k, v in load(folder).items() if "q_proj.bias" not in k}
+    save(tmp_path, tensors, folder)
+    with pytest.raises(UserError, match=r"q_proj\.bias \(3 of them\)$"):
+        read_hf(tmp_path)
 
 
 def test_broken_folders_are_one_clear_error(source, tmp_path):
@@ -200,7 +221,10 @@ def test_broken_folders_are_one_clear_error(source, tmp_path):
     with pytest.raises(UserError, match="not JSON"):
         read_hf(tmp_path)
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    with pytest.raises(UserError, match=r"model\.safetensors: not found"):
+    with pytest.raises(UserError, match=r"model\.safetensors not found"):
+        read_hf(tmp_path)
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(UserError, match=r"pickles \(pytorch_model\.bin\).*safetensors"):
         read_hf(tmp_path)
     whole = (folder / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -210,11 +234,217 @@ def test_broken_folders_are_one_clear_error(source, tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
     with pytest.raises(UserError, match="outside the folder"):
         read_hf(tmp_path)
+    shards = {"a": "model.safetensors", "b": "two.safetensors", "c": "one.safetensors"}
+    index.write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(UserError, match=r"one\.safetensors, two\.safetensors not"):
+        read_hf(tmp_path)
+
+
+def test_quantised_checkpoints_are_refused_by_name(source, tmp_path):
+    _, folder = source
+    tensors = load(folder)
+    key = "model.layers.0.mlp.up_proj.weight"
+    tensors[key] = tensors[key].astype(np.int8)
+    save(tmp_path, tensors, folder)
+    with pytest.raises(UserError, match=rf"dtype I8 \(quantised\?\) of {key}"):
+        read_hf(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="'awq': quantised"):
+        read_hf(tmp_path)
+
+
+def test_half_precision_files(source, tmp_path):
+    _, folder = source
+    halves = {k: v.astype(np.float16) for k, v in load(folder).items()}
+    (tmp_path / "half").mkdir()
+    save(tmp_path / "half", halves, folder)
+    save(tmp_path, {k: v.astype(np.float32) for k, v in halves.items()}, folder)
+    equal(read_hf(tmp_path / "half")[1], read_hf(tmp_path)[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_device_gets_its_part(family, tmp_path):
+    hf_model(family).save_pretrained(tmp_path)
+    mesh = make_mesh(dict(data=2, fsdp=2, tensor=2, sequence=1))
+    settings = default_config().model
+    _, spread = read_hf(tmp_path, settings, mesh=mesh)
+    equal(spread, read_hf(tmp_path, settings)[1])
+    flat = dict(nnx.to_flat_state(spread))
+    for path, v in flat.items():
+        want = spec(v.get_metadata("axes"), v.shape, mesh)
+        assert v[...].sharding.is_equivalent_to(NamedSharding(mesh, want), v.ndim), path
+    kernel = flat[("text", "layers", "mlp", "up", "kernel")][...]
+    assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dora", [False, True])
+def test_adapters_are_merged_as_peft_does(family, dora, tmp_path):
+    model = hf_model(family)
+    model.save_pretrained(tmp_path / "base")
+    config = LoraConfig(
+        r=4,
+        lora_alpha=12,
+        use_dora=dora,
+        target_modules=r".*language_model.*\.(q_proj|o_proj|down_proj)",
+    )
+    adapted = get_peft_model(model, config).eval()
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora" in name:
+                p.add_(0.3 * torch.randn(p.shape, generator=rng))
+    adapted.save_pretrained(tmp_path / "adapter")
+    parts = [make_item(np.random.default_rng(0), p, family) for p in ([20], [5])]
+    theirs = torch_embed(adapted.base_model.model, parts)
+    cfg, params = read_hf(tmp_path / "base", adapter=tmp_path / "adapter")
+    model = nnx.merge(abstract(cfg)[0], params)
+    mine = embed(model, to_jax(adapted.base_model.model, parts))
+    np.testing.assert_allclose(mine, theirs, atol=1e-4)
+    plain = nnx.merge(abstract(cfg)[0], read_hf(tmp_path / "base")[1])
+    before = embed(plain, to_jax(adapted.base_model.model, parts))
+    assert np.abs(before - mine).max() > 0.05
+
+
+def test_adapters_that_do_not_fit_are_refused(source, tmp_path):
+    _, base = source
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none"}
+
+    def write(tensors, **changes):
+        safetensors.numpy.save_file(tensors, tmp_path / "adapter_model.safetensors")
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | changes))
+
+    def read(match):
+        with pytest.raises(UserError, match=match):
+            read_hf(base, adapter=tmp_path)
+
+    up = "base_model.model.model.layers.{}.mlp.up_proj.lora_{}.weight"
+    a = np.zeros((2, 64), np.float32)
+    write({up.format(0, "A"): a})
+    read("half of the update of model.*up_proj.weight is missing")
+    write({up.format(9, "A"): a, up.format(9, "B"): a})
+    read(r"layers\.9\.mlp\.up_proj\.weight, which its base model lacks")
+    write({"base_model.model.model.norm.weight": a[0]})
+    read("no part of a LoRA update")
+    write({up.format(0, "A"): a}, bias="all")
+    read("bias is 'all'")
+    write({up.format(0, "A"): a}, peft_type="IA3")
+    read("peft_type is 'IA3'")
+
+
+# Sizes of the released models: (family, text, vision, tied, parameters, counted with
+# the language-model head), all published.
+_QWEN2_7B = dict(
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+)
+RELEASED = {
+    "GVE-3B": (
+        "qwen2_5_vl",
+        dict(
+            vocab_size=151936,
+            hidden_size=2048,
+            intermediate_size=11008,
+            num_hidden_layers=36,
+            num_attention_heads=16,
+            num_key_value_heads=2,
+        ),
+        dict(hidden_size=1280, out_hidden_size=2048),
+        True,
+        (3_754_622_976, True),
+    ),
+    "GVE-7B": (
+        "qwen2_5_vl",
+        _QWEN2_7B,
+        dict(hidden_size=1280, out_hidden_size=3584),
+        False,
+        (8_292_166_656, True),
+    ),
+    "GME-2B": (
+        "qwen2_vl",
+        dict(
+            vocab_size=151936,
+            hidden_size=1536,
+            intermediate_size=8960,
+            num_hidden_layers=28,
+            num_attention_heads=12,
+            num_key_value_heads=2,
+        ),
+        dict(hidden_size=1536),
+        True,
+        (2_208_985_600, True),
+    ),
+    "GME-7B": (
+        "qwen2_vl",
+        _QWEN2_7B,
+        dict(hidden_size=3584),
+        False,
+        (7_746_378_240, False),
+    ),
+    "Qwen3-VL-Embedding-2B": (
+        "qwen3_vl",
+        dict(
+            hidden_size=2048,
+            intermediate_size=6144,
+            num_hidden_layers=28,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+        ),
+        dict(
+            depth=24,
+            hidden_size=1024,
+            intermediate_size=4096,
+            deepstack_visual_indexes=[5, 11, 17],
+            out_hidden_size=2048,
+        ),
+        True,
+        (2_127_532_032, True),
+    ),
+    "Qwen3-VL-Embedding-8B": (
+        "qwen3_vl",
+        dict(
+            hidden_size=4096,
+            intermediate_size=12288,
+            num_hidden_layers=36,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+        ),
+        dict(out_hidden_size=4096),
+        False,
+        (8_144_793_840, False),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_names_and_shapes_of_the_released_sizes(name):
+    family, text, vision, tied, (count, with_head) = RELEASED[name]
+    config = hf_config_class(family)(
+        text_config=text, vision_config=vision, tie_word_embeddings=tied
+    )
+    with torch.device("meta"):
+        model = hf_class(family)(config)
+    theirs = {plain_name(k): tuple(p.shape) for k, p in model.named_parameters()}
+    assert (
+        sum(np.prod(s) for k, s in theirs.items() if with_head or k != "lm_head.weight")
+        == count
+    )
+    cfg = ModelConfig.from_hf(config.to_dict())
+    mine = {row.key: row.shape for row in _rows(cfg)}
+    theirs.pop("lm_head.weight", None)
+    assert mine == theirs
+    # What is written says the same.
+    again = hf_config_class(family)(**cfg.to_hf())
+    assert ModelConfig.from_hf(again.to_dict()) == cfg
 
 
 def test_every_parameter_is_reached_by_the_table(source):
-    from gve_jax.model.convert import _rows
-
     cfg = dataclasses.replace(read_hf(source[1])[0], lora_rank=2)
     rows = _rows(cfg)
     places = [(r.path, r.layer) for r in rows]

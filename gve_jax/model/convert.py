@@ -1,43 +1,43 @@
 """Hugging Face safetensors in and out, by one table for both directions."""
 
+import collections
 import dataclasses
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors reads)
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
+from gve_jax import sharding
 from gve_jax.model.config import ModelConfig
 from gve_jax.model.encoder import abstract, random_state
+from gve_jax.model.files import FLOATS, Tensor, open_tensors, read_json, with_adapter
 from gve_jax.model.layers import LoRAParam
 from gve_jax.types import UserError
 
 _SHARD_BYTES = 5 * 10**9
 
-# Transforms: (ours -> theirs, theirs -> ours but for the final reshape).
-_MATRIX = (lambda x: x.reshape(x.shape[0], -1).T, lambda x: x.reshape(len(x), -1).T)
-_SAME = (lambda x: x, lambda x: x)
+
+def _linear(theirs: str, ours: str, bias: bool) -> list[tuple[str, str]]:
+    rows = [(f"{theirs}.weight", f"{ours}/kernel")]
+    return rows + [(f"{theirs}.bias", f"{ours}/bias")] * bias
 
 
-def _linear(theirs: str, ours: str, bias: bool) -> list[tuple]:
-    rows = [(f"{theirs}.weight", f"{ours}/kernel", _MATRIX)]
-    return rows + [(f"{theirs}.bias", f"{ours}/bias", _SAME)] * bias
+def _norm(theirs: str, ours: str, bias: bool) -> list[tuple[str, str]]:
+    rows = [(f"{theirs}.weight", f"{ours}/scale")]
+    return rows + [(f"{theirs}.bias", f"{ours}/bias")] * bias
 
 
-def _norm(theirs: str, ours: str, bias: bool) -> list[tuple]:
-    rows = [(f"{theirs}.weight", f"{ours}/scale", _SAME)]
-    return rows + [(f"{theirs}.bias", f"{ours}/bias", _SAME)] * bias
-
-
-def _vision(bias: bool, mlp: dict[str, str]) -> list[tuple]:
+def _vision(bias: bool, mlp: dict[str, str]) -> list[tuple[str, str]]:
     """Blocks of the tower; `bias`: of the patch embedding and of the norms."""
     block, ours = "visual.blocks.{}", "visual/blocks"
     return [
@@ -53,7 +53,9 @@ def _vision(bias: bool, mlp: dict[str, str]) -> list[tuple]:
     ]
 
 
-def _merger(theirs: str, ours: str, norm: str, bias: bool, fcs) -> list[tuple]:
+def _merger(
+    theirs: str, ours: str, norm: str, bias: bool, fcs
+) -> list[tuple[str, str]]:
     return [
         *_norm(f"{theirs}.{norm}", f"{ours}/norm", bias),
         *_linear(f"{theirs}.{fcs[0]}", f"{ours}/fc1", True),
@@ -61,10 +63,10 @@ def _merger(theirs: str, ours: str, norm: str, bias: bool, fcs) -> list[tuple]:
     ]
 
 
-def _text(bias: bool, qk_norm: bool) -> list[tuple]:
+def _text(bias: bool, qk_norm: bool) -> list[tuple[str, str]]:
     layer, ours = "model.layers.{}", "text/layers"
     rows = [
-        ("model.embed_tokens.weight", "text/embedding", _SAME),
+        ("model.embed_tokens.weight", "text/embedding"),
         *_norm(f"{layer}.input_layernorm", f"{ours}/norm1", False),
         *_norm(f"{layer}.post_attention_layernorm", f"{ours}/norm2", False),
         *_norm("model.norm", "text/norm", False),
@@ -84,8 +86,9 @@ def _text(bias: bool, qk_norm: bool) -> list[tuple]:
 
 _QWEN2_MERGER = ("visual.merger", "visual/merger", "ln_q")
 _QWEN3_FCS = ("linear_fc1", "linear_fc2")
-# Family -> rows of (source key, path, transform); "{}" is a layer. Names are those of
-# the released files; the prefixes of `_ALIASES` are read too.
+# Family -> (source key, our path) of every tensor; "{}" is a layer. Names are those of
+# the released files; the prefixes of `_ALIASES` are read too. A path that ends in
+# "kernel" holds [in, *out] of a matrix [out, in].
 TABLES = {
     "qwen2_vl": [
         *_linear("visual.patch_embed.proj", "visual/patch_embed", False),
@@ -101,7 +104,7 @@ TABLES = {
     ],
     "qwen3_vl": [
         *_linear("visual.patch_embed.proj", "visual/patch_embed", True),
-        ("visual.pos_embed.weight", "visual/positions/table", _SAME),
+        ("visual.pos_embed.weight", "visual/positions/table"),
         *_vision(True, {"linear_fc1": "fc1", "linear_fc2": "fc2"}),
         *_merger("visual.merger", "visual/merger", "norm", True, _QWEN3_FCS),
         *_merger(
@@ -114,7 +117,10 @@ TABLES = {
         *_text(False, True),
     ],
 }
-# Keys that are known and not used: an embedder has no language-model head.
+# Of models with a head that is not the embedding.
+_HEAD = ("lm_head.weight", "text/head/kernel")
+# Keys that are known and, unless the model wants them, not used: an embedder has no
+# language-model head.
 IGNORED = ("lm_head.weight",)
 _ALIASES = (("model.visual.", "visual."), ("model.language_model.", "model."))
 
@@ -124,7 +130,15 @@ class _Row(NamedTuple):
     path: tuple[str, ...]
     layer: int | None  # place in a stack
     shape: tuple[int, ...]  # in the file
-    transform: tuple[Callable, Callable]
+
+    @property
+    def matrix(self) -> bool:
+        return self.path[-1] == "kernel"
+
+    def to_theirs(self, x: np.ndarray) -> np.ndarray:
+        """The tensor as the file has it; of a stack, x is one layer."""
+        x = x.reshape(len(x), -1).T if self.matrix else x
+        return x.reshape(self.shape)
 
 
 def _rows(cfg: ModelConfig) -> list[_Row]:
@@ -140,7 +154,8 @@ def _rows(cfg: ModelConfig) -> list[_Row]:
         "visual/deep_mergers": len(v.deepstack_visual_indexes),
         "text/layers": cfg.text.num_hidden_layers,
     }
-    for key, path, transform in TABLES[cfg.family]:
+    head = [_HEAD] * (tuple(_HEAD[1].split("/")) in shapes)
+    for key, path in TABLES[cfg.family] + head:
         count = counts["/".join(path.split("/")[:2])] if "{}" in key else 1
         for i in range(count):
             layer = i if "{}" in key else None
@@ -151,28 +166,38 @@ def _rows(cfg: ModelConfig) -> list[_Row]:
             if key == "visual.patch_embed.proj.weight":
                 size = (v.patch_size, v.patch_size)
                 shape = (shape[1], v.in_channels, v.temporal_patch_size, *size)
-            elif transform is _MATRIX:
+            elif place[-1] == "kernel":
                 shape = (int(np.prod(shape[1:])), shape[0])
             elif key.endswith(".bias"):
                 shape = (int(np.prod(shape)),)
-            rows.append(_Row(key.format(i), place, layer, tuple(shape), transform))
+            rows.append(_Row(key.format(i), place, layer, tuple(shape)))
     unreached = shapes.keys() - {r.path for r in rows}
     assert not unreached, f"TABLES does not reach {unreached}"
     return rows
 
 
 def read_hf(
-    folder: str | os.PathLike, model=None, *, seed: int = 0, shardings=None
+    folder: str | os.PathLike,
+    model=None,
+    *,
+    head: bool = False,
+    adapter: str | os.PathLike | None = None,
+    seed: int = 0,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[ModelConfig, nnx.State]:
     """Reads a Hugging Face Qwen-VL folder: safetensors and config.json only.
+
+    Tensors go to the devices one at a time: beside the parameters the host holds one
+    tensor of a file, and a device one more.
 
     Args:
       folder: holds config.json and model.safetensors, or shards and their index.
       model: `config.model`: run-time choices, as `ModelConfig.with_options`. None:
         float32, no LoRA.
+      head: the language model's head too, for `gve_jax.model.generate`.
+      adapter: PEFT folder whose low-rank update is merged into the weights.
       seed: of the LoRA parameters, which the files do not hold.
-      shardings: (ModelConfig) -> tree as of `gve_jax.sharding.shardings`, to place
-        parameters; None: the default device.
+      mesh: places the parameters by `gve_jax.sharding.RULES`; None: the default device.
 
     Returns:
       (config, parameters); `abstract(config)[0]` is the graphdef.
@@ -182,108 +207,130 @@ def read_hf(
         them are listed.
     """
     folder = pathlib.Path(folder)
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; is this a Hugging Face folder?") from None
-    except json.JSONDecodeError as e:
-        raise UserError(f"{path}: not JSON ({e})") from None
-    cfg = ModelConfig.from_hf(values, str(path))
+    cfg = ModelConfig.from_hf(read_json(folder / "config.json"), folder / "config.json")
+    cfg = dataclasses.replace(cfg, head=head)
     if model is not None:
         cfg = cfg.with_options(model)
-    placed = None if shardings is None else shardings(cfg)
-    params = _assemble(cfg, _open_tensors(folder), str(folder), placed)
+    tensors = open_tensors(folder)
+    if adapter is not None:
+        tensors = with_adapter(tensors, pathlib.Path(adapter), plain_name)
+    placed = None if mesh is None else sharding.shardings(abstract(cfg)[1], mesh)
+    params = _assemble(cfg, tensors, str(folder), placed)
     if cfg.lora_rank:
         lora = None if placed is None else nnx.filter_state(placed, LoRAParam)
         params = nnx.merge_state(params, random_state(cfg, seed, lora, LoRAParam))
     return cfg, params
 
 
-def _open_tensors(folder: pathlib.Path) -> list[tuple[str, Callable[[], np.ndarray]]]:
-    """(key, loader) of every tensor of a folder, shards in the order of the index."""
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (json.JSONDecodeError, KeyError) as e:
-            raise UserError(f"{index}: not a safetensors index ({e!r})") from None
-        names = sorted(set(weight_map.values()))
-        for name in names:
-            if pathlib.PurePath(name).name != name:
-                raise UserError(f"{index}: shard {name!r} lies outside the folder")
-    tensors = []
-    for name in names:
-        try:
-            file = safetensors.safe_open(folder / name, "np")
-        except FileNotFoundError:
-            raise UserError(f"{folder / name}: not found; download it again") from None
-        except safetensors.SafetensorError as e:
-            raise UserError(
-                f"{folder / name}: broken ({e}); download it again"
-            ) from None
-        for key in file.keys():  # noqa: SIM118  (not a dict)
-            tensors.append((key, lambda file=file, key=key: file.get_tensor(key)))
-    return tensors
+def plain_name(key: str) -> str:
+    """A tensor's name under the oldest of the namings in use."""
+    for prefix, plain in _ALIASES:
+        if key.startswith(prefix):
+            return plain + key[len(prefix) :]
+    return key
 
 
 def _assemble(
-    cfg: ModelConfig,
-    tensors: Iterable[tuple[str, Callable[[], np.ndarray]]],
-    where: str,
-    placed=None,
+    cfg: ModelConfig, tensors: list[Tensor], where: str, placed=None
 ) -> nnx.State:
     """Fills the parameters, LoRA's aside; each key is used once or all is refused."""
     wanted = {row.key: row for row in _rows(cfg)}
-    loaders: dict[str, Callable] = {}
-    errors = []
-    for key, load in tensors:
-        name = key
-        for prefix, plain in _ALIASES:
-            if key.startswith(prefix):
-                name = plain + key[len(prefix) :]
-        if name in IGNORED:
+    found: dict[str, Tensor] = {}
+    errors: dict[str, list[str]] = collections.defaultdict(list)
+    for tensor in tensors:
+        name = plain_name(tensor.key)
+        if name in IGNORED and name not in wanted:
             continue
         if name not in wanted:
-            errors.append(f"unknown {key}")
-        elif name in loaders:
-            errors.append(f"duplicate {key}")
-        else:
-            loaders[name] = load
-    errors += [f"missing {key}" for key in wanted if key not in loaders]
+            errors["unknown"].append(tensor.key)
+        elif name in found:
+            errors["duplicate"].append(tensor.key)
+        elif tensor.shape != wanted[name].shape:
+            errors[f"shape {tensor.shape}, wanted {wanted[name].shape}, of"].append(
+                tensor.key
+            )
+        elif tensor.dtype not in FLOATS:
+            errors[f"dtype {tensor.dtype} (quantised?) of"].append(tensor.key)
+        found[name] = tensor
+    errors["missing"] = [key for key in wanted if key not in found]
+    if any(errors.values()):
+        raise UserError(
+            f"{where}: its tensors do not match its config.json: "
+            + "; ".join(
+                f"{what} {key}"
+                for what, keys in errors.items()
+                for key in _by_layer(keys)
+            )
+        )
 
-    variables = {
-        path: v
-        for path, v in nnx.to_flat_state(abstract(cfg)[1])
-        if not isinstance(v, LoRAParam)
-    }
-    places = dict(nnx.to_flat_state(placed)) if placed is not None else {}
-    rows_of: dict[tuple, list[_Row]] = {}
+    rows_of: dict[tuple, list[_Row]] = collections.defaultdict(list)
     for row in wanted.values():
-        rows_of.setdefault(row.path, []).append(row)
+        rows_of[row.path].append(row)
+    places = dict(nnx.to_flat_state(placed)) if placed is not None else {}
     filled = {}
-    # One parameter at a time: the host holds no second copy of the model.
-    for path, variable in variables.items():
-        out = np.empty(variable.shape, variable.dtype)
-        for row in rows_of[path]:
-            if row.key not in loaders:
-                continue
-            x = loaders[row.key]()
-            if x.shape != row.shape:
-                errors.append(f"shape of {row.key} {x.shape}, wanted {row.shape}")
-                continue
-            target = out if row.layer is None else out[row.layer]
-            target[...] = row.transform[1](x).reshape(target.shape)
-        if errors:
+    for path, variable in nnx.to_flat_state(abstract(cfg)[1]):
+        if isinstance(variable, LoRAParam):
             continue
         place = places[path].get_value() if path in places else None
-        filled[path] = variable.replace(jax.device_put(out, place))
-    if errors:
-        raise UserError(
-            f"{where}: its tensors do not match its config.json: {'; '.join(errors)}"
-        )
+        values = ((row, found[row.key].load()) for row in rows_of[path])
+        filled[path] = variable.replace(_place(variable, values, place))
     return nnx.from_flat_state(filled)
+
+
+def _by_layer(keys: list[str]) -> list[str]:
+    """Keys that differ in a layer number are one entry: an error stays readable."""
+    groups = collections.defaultdict(list)
+    for key in keys:
+        groups[re.sub(r"\.\d+\.", ".*.", key)].append(key)
+    return [
+        group[0] if len(group) == 1 else f"{name} ({len(group)} of them)"
+        for name, group in groups.items()
+    ]
+
+
+def _place(variable, values: Iterable[tuple[_Row, np.ndarray]], place) -> jax.Array:
+    """One parameter out of the tensors of its layers.
+
+    Args:
+      variable: its shape and dtype.
+      values: (row, tensor), read when they are asked for.
+      place: NamedSharding of the parameter, or None.
+    """
+    shape, dtype = variable.shape, variable.dtype
+    out = {"out_shardings": place}
+    buffer = fill = None
+    for row, x in values:
+        one = shape if row.layer is None else shape[1:]
+        axes = [None] * len(one)
+        if place is not None:
+            axes = [*place.spec, *[None] * len(shape)][: len(shape)][-len(one) :]
+        if row.matrix:  # turned on the device, where it is a copy anyway
+            one, axes = (*one[1:], one[0]), (*axes[1:], axes[0])
+        x = x.reshape(one)
+        if place is None:
+            x = jax.device_put(x)
+        else:
+            split = NamedSharding(place.mesh, PartitionSpec(*axes))
+            x = jax.make_array_from_callback(one, split, x.__getitem__)
+        turn = functools.partial(_turned, matrix=row.matrix, dtype=dtype)
+        if row.layer is None:
+            return jax.jit(turn, **out)(x)
+        if buffer is None:
+            buffer = jax.jit(lambda: jnp.zeros(shape, dtype), **out)()
+            fill = jax.jit(
+                lambda buffer, x, i, turn=turn: jax.lax.dynamic_update_index_in_dim(
+                    buffer, turn(x), i, 0
+                ),
+                donate_argnums=0,
+                **out,
+            )
+        # Waiting bounds what is in flight to one tensor.
+        buffer = jax.block_until_ready(fill(buffer, x, row.layer))
+    return buffer
+
+
+def _turned(x: jax.Array, matrix: bool, dtype) -> jax.Array:
+    return (jnp.moveaxis(x, -1, 0) if matrix else x).astype(dtype)
 
 
 def merge_lora(cfg: ModelConfig, params: nnx.State) -> tuple[ModelConfig, nnx.State]:
@@ -323,7 +370,7 @@ def write_hf(
     """Writes what `transformers` loads to the same embedding; LoRA is merged.
 
     Files are config.json and model.safetensors, or shards and an index above
-    `shard_bytes`, under the key names of the released weights. There is no head, so
+    `shard_bytes`, under the key names of the released weights. Without a head
     `tie_word_embeddings` is set: loaders that want one take the embedding.
     """
     folder = pathlib.Path(folder)
@@ -349,8 +396,7 @@ def write_hf(
         for row in rows:
             x = flat[row.path][...]
             x = np.asarray(jax.device_get(x if row.layer is None else x[row.layer]))
-            x = row.transform[0](x).reshape(row.shape)
-            tensors[row.key] = np.ascontiguousarray(x)
+            tensors[row.key] = np.ascontiguousarray(row.to_theirs(x))
             weight_map[row.key] = name
         part = folder / f"{name}.part"
         safetensors.numpy.save_file(tensors, part, metadata={"format": "pt"})
@@ -359,7 +405,8 @@ def write_hf(
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         _write_json(folder / "model.safetensors.index.json", index)
     # Last: a folder without config.json is one that was interrupted.
-    _write_json(folder / "config.json", cfg.to_hf() | {"tie_word_embeddings": True})
+    tied = cfg.tie_word_embeddings or not cfg.head
+    _write_json(folder / "config.json", cfg.to_hf() | {"tie_word_embeddings": tied})
 
 
 def _write_json(path: pathlib.Path, values: Any) -> None:
