@@ -8,7 +8,13 @@ from ml_collections import ConfigDict
 from gve_jax.contract import Contract
 from gve_jax.media import DECODER
 from gve_jax.model import ModelConfig, abstract, create, read_hf
-from gve_jax.preprocess import Processor, Tokenizer, load_tokenizer, train_tokenizer
+from gve_jax.preprocess import (
+    Geometry,
+    Processor,
+    Tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
 from gve_jax.types import UserError
 
 
@@ -50,9 +56,22 @@ def make_processor(
         token_buckets=p.token_buckets,
         patch_buckets=p.patch_buckets,
         exact_grids=p.exact_grids,
-        tokens_per_second=model_config.vision.tokens_per_second,
-        window_size=model_config.vision.window_size,
+        geometry=_geometry(model_config),
         cache_dir=p.cache_dir,
+    )
+
+
+def _geometry(model_config: ModelConfig) -> Geometry:
+    v = model_config.vision
+    # Of the families, only Qwen2.5-VL has positions in seconds.
+    timed = model_config.family == "qwen2_5_vl"
+    return Geometry(
+        patch_size=v.patch_size,
+        merge_size=v.spatial_merge_size,
+        temporal_patch_size=v.temporal_patch_size,
+        window_size=v.window_size,
+        tokens_per_second=v.tokens_per_second if timed else 0,
+        extents=v.num_position_embeddings > 0,
     )
 
 

@@ -18,29 +18,62 @@ TEMPLATE = (
     "<|im_start|>user\n{video}{image}{text}<|im_end|>\n"
     "<|im_start|>assistant\n"
 )
-VIDEO_SLOT = "<|vision_start|><|video_pad|><|vision_end|>"
-IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
+# The fields that `template_hash` is of.
+_TEXTS = (
+    "template", "forms", "video", "video_group", "image", "instruction_role",
+    "separator", "instruction_end", "default_instruction", "instructions",
+    "pooled_token",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
     """What an embedding depends on besides the weights.
 
-    Pixel budgets are per frame or image, in pixels; `max_tokens` caps the sequence,
-    the pooled token included. `time` is "real" (seconds between the sampled frames
-    drive the temporal positions, as in transformers) or "nominal" (1 frame/s).
+    The prompt is `template`, or the one in `forms` for an item of just those parts: its
+    keys are "video", "image" and "text" joined by "+" in that order. {video} and
+    {image} become the texts of those names, if the item has such a medium; {groups} in
+    `video` becomes one `video_group` for each temporal group, whose time is {seconds}.
+    An instruction fills {system} where its role is "system", and {instruction}, with
+    `separator` after it if text follows, where it is "user". `instruction_end` is
+    added to one that does not end in punctuation. An item without one has that of its
+    parts in `instructions`, else `default_instruction`. The last token of the prompt is
+    pooled: `pooled_token`, or without it whatever ends the template.
+
+    A sample of a video has `num_frames` frames; or, if `fps` is not 0, `fps` frames a
+    second, but at least `min_frames` and at most `num_frames`. `min_pixels` and
+    `max_pixels` are the budget of a frame, and of an image unless it has its own (not
+    0); `total_pixels`, if not 0, is that of all temporal groups of a video together.
+    `max_tokens` caps the sequence, the pooled token included. `time` is "real" (seconds
+    between the sampled frames drive the temporal positions, or are written out, as in
+    transformers) or "nominal" (1 frame/s). `positions` are "mrope", or "sequential": 0,
+    1, 2 ... for text and media alike, for models that were trained so.
     """
 
     family: str = "qwen2_5_vl"
     template: str = TEMPLATE
+    forms: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    video: str = "<|vision_start|><|video_pad|><|vision_end|>"
+    video_group: str = ""
+    image: str = "<|vision_start|><|image_pad|><|vision_end|>"
     instruction_role: str = "system"
+    separator: str = ""
+    instruction_end: str = ""
+    default_instruction: str = DEFAULT_SYSTEM
+    instructions: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
     pooled_token: str = "<|endoftext|>"
     num_frames: int = 8
+    fps: float = 0.0
+    min_frames: int = 2
     frame_rule: str = "uniform-pts-first-to-last"
     min_pixels: int = 128 * 28 * 28
     max_pixels: int = 200 * 28 * 28
+    image_min_pixels: int = 0
+    image_max_pixels: int = 0
+    total_pixels: int = 0
     max_tokens: int = 8192
     time: str = "real"
+    positions: str = "mrope"
     dtype: str = "float32"
     dim: int = 0
     weights_hash: str = ""
@@ -48,8 +81,11 @@ class Contract:
 
     @property
     def template_hash(self) -> str:
-        text = self.template + self.pooled_token
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Of all that decides the text around an item's own."""
+        parts = [getattr(self, name) for name in _TEXTS]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[
+            :16
+        ]
 
     def to_json(self) -> dict:
         return dataclasses.asdict(self) | {"template_hash": self.template_hash}

@@ -1,17 +1,12 @@
-"""Token ids and M-RoPE positions against transformers."""
+"""Token ids of prompts against transformers' tokenizer."""
 
 import dataclasses
 
-import numpy as np
 import pytest
-import torch
-from transformers import AutoTokenizer, Qwen2_5_VLConfig
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
-from transformers.video_utils import VideoMetadata
+from transformers import AutoTokenizer
 
 from gve_jax.contract import Contract
 from gve_jax.preprocess import load_tokenizer, train_tokenizer
-from gve_jax.preprocess.positions import Placed, mrope_positions, seconds_per_grid
 from gve_jax.preprocess.prompt import PromptTemplate
 from gve_jax.types import UserError
 
@@ -69,9 +64,12 @@ def test_ids_equal_those_of_the_whole_string(
     expected = reference(whole(text, instruction, **media)).input_ids
     assert prompt.tokens == expected
     assert prompt.cut == 0
-    for kind, start in [("video", prompt.video_start), ("image", prompt.image_start)]:
+    for kind, starts in [
+        ("video", prompt.video_starts),
+        ("image", prompt.image_starts),
+    ]:
         pad = reference.convert_tokens_to_ids(f"<|{kind}_pad|>")
-        assert start == (expected.index(pad) if kind in media else -1)
+        assert starts == ([expected.index(pad)] if kind in media else [])
 
 
 @pytest.mark.parametrize("where", ["text", "instruction"])
@@ -111,91 +109,79 @@ def test_only_the_end_of_the_text_is_cut(tokenizer):
         template.fill(text, video_tokens=cap - len(bare.tokens) + 17)
 
 
-def test_contract_that_cannot_serve_is_refused(tokenizer):
-    for change in [
-        {"instruction_role": "user"},
-        {"template": "<|im_start|>{system}{video}{image}"},
-        {"template": "<|im_start|>{system}{video}{image}{text}\n"},
-        {"pooled_token": "<|absent|>"},
-    ]:
-        with pytest.raises(UserError):
-            PromptTemplate(tokenizer, dataclasses.replace(Contract(), **change))
+SUFFIX = dataclasses.replace(
+    Contract(),
+    forms={"text": "<|im_start|>{system}:{text}.\nIn one word:<|im_end|>"},
+    pooled_token="",
+)
 
 
-# Positions.
+@pytest.mark.parametrize("text", ["a red ball", "it's", "12 \n"])
+def test_template_text_after_the_users_is_of_one_piece_with_it(
+    tokenizer, reference, text
+):
+    got = PromptTemplate(tokenizer, SUFFIX).fill(text, "Find:")
+    whole = f"<|im_start|>Find::{text}.\nIn one word:<|im_end|>"
+    assert got.tokens == reference(whole).input_ids
 
 
-@pytest.fixture(scope="module")
-def model():
-    # Real sizes on the device without memory: only its index arithmetic runs.
-    config = Qwen2_5_VLConfig()
-    config.text_config.num_hidden_layers = config.vision_config.depth = 1
-    with torch.device("meta"):
-        return Qwen2_5_VLModel(config)
+def test_template_text_after_the_users_is_never_cut(tokenizer):
+    contract = dataclasses.replace(SUFFIX, max_tokens=60)
+    prompt = PromptTemplate(tokenizer, contract).fill("a red ball " * 20)
+    assert len(prompt.tokens) == 60 and prompt.cut > 30
+    text = tokenizer.decode(prompt.tokens)
+    assert text.endswith(".\nIn one word:<|im_end|>")
+    assert "assistant.:a red" in text
+    with pytest.raises(UserError, match="max_tokens"):
+        small = dataclasses.replace(contract, max_tokens=36)
+        PromptTemplate(tokenizer, small).fill("a red ball " * 20)
 
 
-def reference_positions(model, kinds, grids, seconds):
-    """`kinds`: per token 0 text, 1 image, 2 video; `grids`: of the media in order."""
-    kinds = torch.tensor([kinds])
-    images = torch.tensor([g for g, s in zip(grids, seconds, strict=True) if s is None])
-    videos = [(g, s) for g, s in zip(grids, seconds, strict=True) if s is not None]
-    ids, _ = model.get_rope_index(
-        torch.zeros_like(kinds),
-        kinds,
-        image_grid_thw=images if len(images) else None,
-        video_grid_thw=torch.tensor([g for g, _ in videos]) if videos else None,
-        second_per_grid_ts=torch.tensor([s for _, s in videos]) if videos else None,
+def test_instruction_of_the_user_turn(tokenizer):
+    contract = dataclasses.replace(
+        Contract(),
+        template="<|im_start|>{video}{image}{instruction}{text}<|im_end|>",
+        instruction_role="user",
+        instruction_end=".",
+        separator=" ",
+        default_instruction="",
+        instructions={"video": "Look."},
     )
-    return ids[:, 0].numpy()
+    template = PromptTemplate(tokenizer, contract)
+
+    def fill(*args, **kwargs):
+        return tokenizer.decode(template.fill(*args, **kwargs).tokens)
+
+    end = "<|im_end|><|endoftext|>"
+    video = "<|vision_start|><|video_pad|><|vision_end|>"
+    assert fill("a ball") == f"<|im_start|>a ball{end}"
+    assert fill("a ball", "Find it ") == f"<|im_start|>Find it. a ball{end}"
+    assert fill("a ball", "Which?") == f"<|im_start|>Which? a ball{end}"
+    assert fill(video_tokens=1) == f"<|im_start|>{video}Look.{end}"
+    assert fill("", "Find it", video_tokens=1) == f"<|im_start|>{video}Find it.{end}"
+    assert fill("a", video_tokens=1) == f"<|im_start|>{video}a{end}"
+    assert fill("a", "{text}<|im_end|>") == f"<|im_start|>{{text}}<|im_end|>. a{end}"
 
 
 @pytest.mark.parametrize(
-    "media",
+    "change",
     [
-        [],
-        [((1, 10, 14), None)],
-        [((4, 6, 6), 2.0)],
-        [((4, 6, 6), 0.0)],
-        [((4, 28, 4), 0.37), ((1, 6, 10), None)],
-        [((5, 2, 40), 21.7), ((1, 2, 2), None)],
-        [((24, 4, 4), 1.9999999)],
-        [((24, 4, 4), 1 / 3)],
+        {"instruction_role": "assistant"},
+        {"instruction_role": "user"},
+        {"template": "<|im_start|>{system}{video}{image}"},
+        {"template": "<|im_start|>{system}{video}{image}{text}{text}"},
+        {"template": "<|im_start|>{system}{video}{image}{text}{audio}"},
+        {"forms": {"text": "{system}"}},
+        {"forms": {"video+text": "{system}{text}"}},
+        {"forms": {"sound": "{system}{sound}"}},
+        {"forms": {"text+video": "{system}{video}{text}"}},
+        {"video": "<|vision_start|><|vision_end|>"},
+        {"image": "<|image_pad|><|image_pad|>"},
+        {"video": "{groups}"},
+        {"video_group": "<{seconds}><|video_pad|>"},
+        {"pooled_token": "<|absent|>"},
     ],
 )
-@pytest.mark.parametrize("between", [0, 1, 5])
-def test_positions_equal_get_rope_index(model, media, between):
-    model.config.vision_config.tokens_per_second = 2
-    kinds, placed = [0] * 7, []
-    for (t, h, w), seconds in media:
-        placed.append(Placed(len(kinds), (t, h, w), seconds))
-        kinds += [1 if seconds is None else 2] * (t * h * w // 4) + [0] * between
-    kinds += [0] * 9
-    got = mrope_positions(len(kinds), placed, tokens_per_second=2)
-    expected = reference_positions(
-        model, kinds, [g for g, _ in media], [s for _, s in media]
-    )
-    assert got.dtype == np.int32
-    np.testing.assert_array_equal(got, expected)
-
-
-@pytest.mark.parametrize("frames", [1, 2, 7, 8, 25, 200, 3000])
-@pytest.mark.parametrize("fps", [10, 24, 25, 30000 / 1001, 60])
-@pytest.mark.parametrize("tokens_per_second", [2, 4])
-def test_real_time_equals_that_of_sampled_metadata(
-    model, frames, fps, tokens_per_second
-):
-    """From a video's length and rate, the way the processor of transformers goes."""
-    indices = np.linspace(0, frames - 1, 8).round().astype(int).tolist()
-    metadata = VideoMetadata(total_num_frames=frames, fps=fps, frames_indices=indices)
-    model.config.vision_config.tokens_per_second = tokens_per_second
-    expected = reference_positions(
-        model, [0, *[2] * 4, 0], [(4, 2, 2)], [2 / metadata.sampled_fps]
-    )
-    seconds = seconds_per_grid(8, frames / fps, "real")
-    got = mrope_positions(6, [Placed(1, (4, 2, 2), seconds)], tokens_per_second)
-    np.testing.assert_array_equal(got, expected)
-
-
-def test_nominal_time_is_one_frame_a_second():
-    assert seconds_per_grid(8, 300.0, "nominal") == 2.0
-    assert seconds_per_grid(8, 0.0, "real") == 0.0
+def test_contract_that_cannot_serve_is_refused(tokenizer, change):
+    with pytest.raises(UserError):
+        PromptTemplate(tokenizer, dataclasses.replace(Contract(), **change))

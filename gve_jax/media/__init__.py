@@ -3,6 +3,7 @@
 from gve_jax.media.files import content_key
 from gve_jax.media.image import read_image
 from gve_jax.media.limits import Limits, MediaError
+from gve_jax.media.sampling import frames_at
 from gve_jax.media.video import DECODER, VideoInfo, probe, read_video
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "MediaError",
     "VideoInfo",
     "content_key",
+    "frames_at",
     "probe",
     "read_image",
     "read_video",

@@ -2,7 +2,7 @@
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -83,14 +83,35 @@ def uniform_indices(ticks: Sequence[int], num: int) -> list[int]:
     return chosen
 
 
+def frames_at(
+    total: int, seconds: float, *, fps: float, least: int, most: int, multiple: int
+) -> int:
+    """How many frames to sample at `fps`, as `smart_nframes` of qwen-vl-utils.
+
+    Args:
+      total: frames of the (cut) video.
+      seconds: its duration.
+      fps: frames a second that are wanted, within the bounds that follow.
+      least, most: frames of a sample; but no more than `total`.
+      multiple: the answer is a multiple of it, at least 1: frames of a too short video
+        are repeated, where qwen-vl-utils refuses it.
+    """
+    num = min(max(seconds * fps, least), most, total)
+    return max(int(num // multiple), 1) * multiple
+
+
 def choose(
-    line: Timeline, num: int, start: float | None, end: float | None
+    line: Timeline,
+    num: int | Callable[[int, float], int],
+    start: float | None,
+    end: float | None,
 ) -> Choice | None:
     """Samples a video or a cut of it.
 
     A cut holds the frames with start <= t < end, t in seconds since the first frame;
     its sample runs from its first to its last frame. A cut so short that no frame
-    begins in it holds the one on show at `start`.
+    begins in it holds the one on show at `start`. `num` is how many frames to sample,
+    or says so from the number of frames in the cut and its duration.
 
     Returns:
       The sample, or None where the cut begins after the video ends.
@@ -111,14 +132,15 @@ def choose(
     if low >= high:
         low = max(bisect_right(seconds, start or 0.0) - 1, 0)
         high = low + 1
-    indices = [low + i for i in uniform_indices(ticks[low:high], num)]
     stop = seconds[high] if high < len(seconds) else total
     if end is not None:
         stop = min(stop, end)
     begin = seconds[low] if start is None else max(seconds[low], start)
-    return Choice(
-        indices, np.array([seconds[i] for i in indices]), max(stop - begin, 0.0)
-    )
+    duration = max(stop - begin, 0.0)
+    if callable(num):
+        num = num(high - low, duration)
+    indices = [low + i for i in uniform_indices(ticks[low:high], num)]
+    return Choice(indices, np.array([seconds[i] for i in indices]), duration)
 
 
 class Segment(NamedTuple):

@@ -8,7 +8,7 @@ lack timestamps, or anything at all went wrong on the planned way.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ from gve_jax.media.sampling import (
 from gve_jax.types import Frames
 
 DECODER = f"pyav-{av.__version__}"
+# How many frames: a number, or a function of those in the cut and its seconds.
+_Num = int | Callable[[int, float], int]
 # Demuxers with an index of keyframes. In the others a seek lands near, not at.
 _SEEKABLE = {"mov", "matroska,webm", "avi"}
 
@@ -67,7 +69,7 @@ def _take(
 
 
 def _planned(
-    reader: Reader, num: int, start: float | None, end: float | None
+    reader: Reader, num: _Num, start: float | None, end: float | None
 ) -> tuple[Choice, np.ndarray] | None:
     """The planned way; None where the sequential one has to be taken."""
     if reader.demuxer not in _SEEKABLE or reader.pts_are_guesses:
@@ -89,7 +91,7 @@ def _planned(
     choice = _choose_or_refuse(reader.path, line, num, start, end)
     wanted = [order[i] for i in choice.indices]
     context = reader.stream.codec_context
-    reader.meter.check_output(num, context.width, context.height)
+    reader.meter.check_output(len(choice.indices), context.width, context.height)
     reader.meter.start_pass()
     pixels: dict[int, np.ndarray] = {}
     for segment in decode_plan(table.pts, table.keyframe, wanted):
@@ -104,13 +106,13 @@ def _planned(
 
 
 def _sequential(
-    reader: Reader, num: int, start: float | None, end: float | None
+    reader: Reader, num: _Num, start: float | None, end: float | None
 ) -> tuple[Choice, np.ndarray]:
     """The sequential way: the frames are those that decode, in that order."""
     line = _decoded_timeline(reader)
     choice = _choose_or_refuse(reader.path, line, num, start, end)
     context = reader.stream.codec_context
-    reader.meter.check_output(num, context.width, context.height)
+    reader.meter.check_output(len(choice.indices), context.width, context.height)
     found = _take(reader, enumerate(reader.frames()), choice.indices)
     if not found.keys() >= set(choice.indices):
         raise MediaError(reader.path, "unreadable", "the file changed while read")
@@ -129,7 +131,7 @@ def _decoded_timeline(reader: Reader) -> Timeline:
 
 
 def _choose_or_refuse(
-    path: str, line: Timeline, num: int, start: float | None, end: float | None
+    path: str, line: Timeline, num: _Num, start: float | None, end: float | None
 ) -> Choice:
     choice = choose(line, num, start, end)
     if choice is None:
@@ -144,7 +146,7 @@ def _choose_or_refuse(
 
 def read_video(
     path: str | os.PathLike,
-    num_frames: int = 8,
+    num_frames: _Num = 8,
     start: float | None = None,
     end: float | None = None,
     limits: Limits | None = None,
@@ -156,13 +158,14 @@ def read_video(
 
     Args:
       path: a video, or an image (a video of one frame, or an animation).
-      num_frames: frames to return, at least 1.
+      num_frames: frames to return, at least 1; or a function that says so from the
+        number of frames in the (cut) video and its seconds.
       start: cut: only frames with start <= t < end, in seconds since the first frame.
       end: see `start`.
       limits: caps on size, work and damage.
 
     Returns:
-      `num_frames` frames. `seconds` count from the first frame of the whole video,
+      That many frames. `seconds` count from the first frame of the whole video,
       also in a cut; `duration` is that of the cut.
 
     Raises:
@@ -170,7 +173,7 @@ def read_video(
     """
     limits = limits or Limits()
     path = os.fspath(path)
-    if num_frames < 1:
+    if not callable(num_frames) and num_frames < 1:
         raise ValueError(f"num_frames is {num_frames}, at least 1 is needed")
     if not (0 <= (start or 0) < (float("inf") if end is None else end)):
         raise MediaError(
@@ -183,7 +186,7 @@ def read_video(
             with closing(Animation(full, name, meter)) as source:
                 line = source.timeline()
                 choice = _choose_or_refuse(path, line, num_frames, start, end)
-                meter.check_output(num_frames, *source.size())
+                meter.check_output(len(choice.indices), *source.size())
                 pixels = source.read(choice.indices)
         else:
             with closing(Reader(path, full, name, size, meter)) as reader:

@@ -1,14 +1,14 @@
 """Frames and text to fixed-shape arrays, equal to transformers' own. NumPy only."""
 
 from gve_jax.preprocess.buckets import Bucket
-from gve_jax.preprocess.patches import PATCH_DIM
+from gve_jax.preprocess.geometry import Geometry
 from gve_jax.preprocess.processor import Processor
 from gve_jax.preprocess.resize import smart_resize
 from gve_jax.preprocess.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 __all__ = [
-    "PATCH_DIM",
     "Bucket",
+    "Geometry",
     "Processor",
     "Tokenizer",
     "load_tokenizer",

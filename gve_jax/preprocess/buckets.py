@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gve_jax.preprocess.patches import PATCH_DIM, Grid, layout
-from gve_jax.preprocess.resize import PATCH
+from gve_jax.preprocess.geometry import QWEN2_5_VL, Geometry, Grid
+from gve_jax.preprocess.patches import layout
 from gve_jax.types import Encoded, EncoderInputs, UserError, VisionInputs
 
 
 class Bucket(NamedTuple):
-    """The shapes of a batch but for its rows. All 0 but `tokens`: no media."""
+    """The shapes of a batch but for its rows. All 0 but `tokens`: no media. `windows`
+    and `window_size` are 0 for towers without windows."""
 
     tokens: int
     patches: int = 0
@@ -37,7 +38,7 @@ class Buckets:
         token_buckets: Iterable[int],
         patch_buckets: Iterable[int],
         exact_grids: Iterable[Grid] = (),
-        window_size: int = 112,
+        geometry: Geometry = QWEN2_5_VL,
     ):
         """Raises UserError for sizes that cannot be.
 
@@ -45,22 +46,23 @@ class Buckets:
           token_buckets, patch_buckets: allowed lengths; the largest is the limit.
           exact_grids: (groups, rows, columns) in patches of media with a bucket of
             their own, also for a video and an image of such grids together.
-          window_size: pixels along each side of an attention window.
+          geometry: of the vision tower.
         """
         self._tokens = _ascending(token_buckets, "preprocess.token_buckets")
         self._patches = _ascending(patch_buckets, "preprocess.patch_buckets")
-        self._window_area = (window_size // PATCH) ** 2
+        self._window_area = (geometry.window_size // geometry.patch_size) ** 2
         self._exact: dict[tuple, Bucket] = {}
+        merge = geometry.merge_size
         grids = [tuple(int(n) for n in grid) for grid in exact_grids]
         for grid in grids:
-            if len(grid) != 3 or min(grid) < 1 or grid[1] % 2 or grid[2] % 2:
+            if len(grid) != 3 or min(grid) < 1 or any(n % merge for n in grid[1:]):
                 raise UserError(
                     f"preprocess.exact_grids: {grid} is not (groups, rows, columns) "
-                    "with even rows and columns"
+                    f"with rows and columns in multiples of {merge}"
                 )
         images = [grid for grid in grids if grid[0] == 1]
         for media in [*((g,) for g in grids), *itertools.product(grids, images)]:
-            layouts = [layout(grid, window_size) for grid in media]
+            layouts = [layout(grid, geometry) for grid in media]
             windows = np.concatenate([x.window_lengths for x in layouts]).tolist()
             frames = np.concatenate([x.frame_lengths for x in layouts]).tolist()
             key = tuple(windows), tuple(frames)
@@ -68,7 +70,7 @@ class Buckets:
                 tokens=0,
                 patches=sum(frames),
                 windows=len(windows),
-                window_size=max(windows),
+                window_size=max(windows, default=0),
                 groups=len(frames),
                 group_size=max(frames),
                 exact=key,
@@ -136,7 +138,7 @@ class Buckets:
         return Bucket(
             tokens=tokens,
             patches=patches,
-            windows=_power_of_two(windows),
+            windows=windows and _power_of_two(windows),
             window_size=self._window_area,
             groups=_power_of_two(groups),
             group_size=size,
@@ -149,6 +151,11 @@ def lengths_of(item: Encoded) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def collate(items: Sequence[Encoded], bucket: Bucket, rows: int) -> EncoderInputs:
     """Pads items to the shapes of `bucket`, and their number to `rows`.
+
+    Args:
+      items: at least one, of one geometry.
+      bucket: holds each of them.
+      rows: at least as many as items.
 
     Padding rows and the padding of rows are zeros with `visual_index` -1; a padding row
     has length 1. Padded windows and groups have length 0, and attention over them must
@@ -166,7 +173,8 @@ def collate(items: Sequence[Encoded], bucket: Bucket, rows: int) -> EncoderInput
         return EncoderInputs(tokens, lengths, positions)
 
     visual_index = np.full((rows, bucket.tokens), -1, np.int32)
-    patches = np.empty((rows, bucket.patches, PATCH_DIM), np.uint8)
+    patch_dim = items[0].patches.shape[1]
+    patches = np.empty((rows, bucket.patches, patch_dim), np.uint8)
     coords = np.zeros((rows, bucket.patches, 2), np.int32)
     windows = np.zeros((rows, bucket.windows), np.int32)
     frames = np.zeros((rows, bucket.groups), np.int32)
@@ -183,14 +191,20 @@ def collate(items: Sequence[Encoded], bucket: Bucket, rows: int) -> EncoderInput
         windows[:], frames[:] = bucket.exact
 
     p = bucket.patches
-    indices = {}
-    if not _regular(bucket.exact and bucket.exact[0]):
-        index, slot = _indices(windows, bucket.window_size, p)
-        indices |= {"window_index": index, "window_slot": slot}
+    parts = {}
+    if bucket.windows:
+        parts["window_lengths"] = windows
+        if not _regular(bucket.exact and bucket.exact[0]):
+            index, slot = _indices(windows, bucket.window_size, p)
+            parts |= {"window_index": index, "window_slot": slot}
     if not _regular(bucket.exact and bucket.exact[1]):
         index, slot = _indices(frames, bucket.group_size, p)
-        indices |= {"frame_index": index, "frame_slot": slot}
-    vision = VisionInputs(patches, coords, frames, window_lengths=windows, **indices)
+        parts |= {"frame_index": index, "frame_slot": slot}
+    if items[0].extents is not None:
+        parts["extents"] = extents = np.ones((rows, p, 2), np.int32)
+        for i, item in enumerate(items):
+            extents[i, : len(item.extents)] = item.extents
+    vision = VisionInputs(patches, coords, frames, **parts)
     return EncoderInputs(tokens, lengths, positions, visual_index, vision)
 
 

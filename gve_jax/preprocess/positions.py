@@ -1,9 +1,13 @@
 """M-RoPE positions: (temporal, height, width) of each token.
 
-As `Qwen2_5_VLModel.get_rope_index` of transformers 5.23. Text counts up on all three
-axes; a medium keeps its start on each axis and counts grid steps from there; what
-follows it continues at start + max(rows, columns) of its merged grid, whatever its
-duration, so late groups of a long video may lie beyond the text after them.
+As `get_rope_index` of transformers 5.24. Text counts up on all three axes; a medium
+keeps its start on each axis and counts grid steps from there; what follows it continues
+at start + max(rows, columns) of its merged grid, whatever its duration, so late groups
+of a long video may lie beyond the text after them.
+
+The families differ in time. Qwen2-VL counts temporal groups; Qwen2.5-VL counts steps of
+real time; Qwen3-VL writes the time of each group as text before it, and each group is a
+medium of its own.
 """
 
 from collections.abc import Sequence
@@ -11,20 +15,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gve_jax.preprocess.patches import TEMPORAL, Grid
-from gve_jax.preprocess.resize import MERGE
+from gve_jax.preprocess.geometry import Geometry, Grid
 
 
 class Placed(NamedTuple):
-    """A medium in the token sequence."""
+    """A medium in the token sequence, or one group of a video."""
 
     start: int  # index of its first placeholder
     grid: Grid  # temporal groups, rows and columns of patches
-    seconds_per_grid: float | None = None  # None for an image
+    # Seconds of a temporal group; None: groups are counted.
+    seconds_per_grid: float | None = None
 
 
-def seconds_per_grid(num_frames: int, duration: float, time: str) -> float:
-    """Seconds of video behind one temporal group.
+def seconds_per_grid(
+    num_frames: int, duration: float, time: str, geometry: Geometry
+) -> float | None:
+    """Seconds of video behind one temporal group; None for towers that count groups.
 
     "real" is `temporal patch / sampling fps` with the sampling rate of transformers'
     `VideoMetadata.sampled_fps`: sampled frames over the duration of the (cut) video,
@@ -33,20 +39,40 @@ def seconds_per_grid(num_frames: int, duration: float, time: str) -> float:
     single frame repeated, gives 0: all its groups are at one time. "nominal" takes one
     frame a second.
     """
+    if not geometry.tokens_per_second:
+        return None
     if time == "nominal":
-        return float(TEMPORAL)
-    return TEMPORAL * max(duration, 0.0) / num_frames
+        return float(geometry.temporal_patch_size)
+    return geometry.temporal_patch_size * max(duration, 0.0) / num_frames
+
+
+def group_times(seconds: np.ndarray, time: str, geometry: Geometry) -> list[float]:
+    """The time of each temporal group: the mean of its first and its last frame's.
+
+    As `Qwen3VLProcessor._calculate_timestamps` of transformers: the last frame is
+    repeated to fill its group.
+
+    Args:
+      seconds: float64 [n], of the frames.
+      time: "real", or "nominal" for one frame a second.
+      geometry: of the vision tower.
+    """
+    if time == "nominal":
+        seconds = np.arange(len(seconds), dtype=np.float64)
+    size = geometry.temporal_patch_size
+    seconds = np.pad(seconds, (0, -len(seconds) % size), mode="edge").reshape(-1, size)
+    return ((seconds[:, 0] + seconds[:, -1]) / 2).tolist()
 
 
 def mrope_positions(
-    length: int, media: Sequence[Placed], tokens_per_second: float
+    length: int, media: Sequence[Placed], geometry: Geometry
 ) -> np.ndarray:
     """Positions of a sequence of `length` tokens, int32 [3, length].
 
     Args:
       length: tokens of text and media together.
       media: in the order of the sequence, not overlapping.
-      tokens_per_second: temporal positions in one second of video.
+      geometry: of the vision tower.
     """
     out = np.empty((3, length), np.int32)
     at = 0  # tokens done
@@ -54,12 +80,12 @@ def mrope_positions(
     for start, (groups, rows, columns), seconds in media:
         out[:, at:start] = np.arange(position, position + start - at)
         position += start - at
-        rows, columns = rows // MERGE, columns // MERGE
+        rows, columns = rows // geometry.merge_size, columns // geometry.merge_size
         # float32 and truncation are the reference's; in float64 a step of, say,
         # 1.9999999 would round differently.
-        step = 1.0 if seconds is None else seconds
-        scale = 1 if seconds is None else tokens_per_second
-        step = np.float32(scale) * np.float32(step)
+        step = np.float32(1)
+        if seconds is not None:
+            step = np.float32(geometry.tokens_per_second) * np.float32(seconds)
         temporal = (np.arange(groups, dtype=np.float32) * step).astype(np.int32)
         at = start + groups * rows * columns
         block = out[:, start:at].reshape(3, groups, rows, columns)

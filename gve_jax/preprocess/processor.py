@@ -1,5 +1,6 @@
 """Items to fixed-shape arrays: from files and text to all that the model sees."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 
@@ -12,20 +13,25 @@ from gve_jax.contract import Contract
 from gve_jax.preprocess import buckets
 from gve_jax.preprocess.buckets import Bucket, Buckets
 from gve_jax.preprocess.cache import FrameCache
-from gve_jax.preprocess.patches import (
-    PATCH_DIM,
-    TEMPORAL,
-    UNIT,
-    Grid,
-    grid_of,
-    layout,
-    patchify,
+from gve_jax.preprocess.geometry import QWEN2_5_VL, Geometry, Grid
+from gve_jax.preprocess.patches import grid_of, layout, patchify
+from gve_jax.preprocess.positions import (
+    Placed,
+    group_times,
+    mrope_positions,
+    seconds_per_grid,
 )
-from gve_jax.preprocess.positions import Placed, mrope_positions, seconds_per_grid
 from gve_jax.preprocess.prompt import PromptTemplate
-from gve_jax.preprocess.resize import PATCH, resize_frames, resize_image, smart_resize
+from gve_jax.preprocess.resize import (
+    frame_budget,
+    resize_frames,
+    resize_image,
+    smart_resize,
+)
 from gve_jax.preprocess.tokenizer import Tokenizer
 from gve_jax.types import Encoded, EncoderInputs, Frames, Item, UserError
+
+_LATE = 99999.9  # seconds: no time of a video is longer in writing
 
 
 class Processor:
@@ -44,34 +50,48 @@ class Processor:
         token_buckets: Iterable[int],
         patch_buckets: Iterable[int],
         exact_grids: Iterable[Grid] = (),
-        tokens_per_second: float = 2,
-        window_size: int = 112,
+        geometry: Geometry = QWEN2_5_VL,
         cache_dir: str | os.PathLike = "",
     ):
-        """Arguments as the keys of `config.preprocess` and `config.model.vision`.
+        """Arguments as the keys of `config.preprocess`; `geometry` is the model's.
 
         Raises:
           UserError: a setting cannot be, or the tokenizer lacks a special token.
         """
-        if contract.time not in ("real", "nominal"):
-            raise UserError(
-                f"preprocess.time is {contract.time!r}: it must be 'real' or 'nominal'"
-            )
-        if not 1 <= contract.min_pixels <= contract.max_pixels:
-            raise UserError(
-                f"preprocess.min_pixels is {contract.min_pixels}: it must be at least "
-                f"1 and at most max_pixels, {contract.max_pixels}"
-            )
+        for name, options in (
+            ("time", ("real", "nominal")),
+            ("positions", ("mrope", "sequential")),
+        ):
+            value = getattr(contract, name)
+            if value not in options:
+                raise UserError(f"preprocess.{name} is {value!r}, not one of {options}")
+        self.contract = contract
+        for least, most, kind in (
+            (contract.min_pixels, contract.max_pixels, ""),
+            (*self._image_budget(), "image_"),
+        ):
+            if not 1 <= least <= most:
+                raise UserError(
+                    f"preprocess.{kind}min_pixels is {least}: it must be at least 1 "
+                    f"and at most {kind}max_pixels, {most}"
+                )
         # The products of resizing are tiny: BLAS threads would spend thirty times
         # their work waiting for each other, for the readers and for XLA.
         threadpoolctl.threadpool_limits(1, user_api="blas")
         self.tokenizer = tokenizer
-        self.contract = contract
         self.truncated: dict[str, int] = {}
         self._prompt = PromptTemplate(tokenizer, contract)
-        self._buckets = Buckets(token_buckets, patch_buckets, exact_grids, window_size)
-        self._tokens_per_second = tokens_per_second
-        self._window_size = window_size
+        self._buckets = Buckets(token_buckets, patch_buckets, exact_grids, geometry)
+        self._geometry = geometry
+        self._num: int | Callable[[int, float], int] = contract.num_frames
+        if contract.fps:
+            self._num = functools.partial(
+                media.frames_at,
+                fps=contract.fps,
+                least=contract.min_frames,
+                most=contract.num_frames,
+                multiple=geometry.temporal_patch_size,
+            )
         self._cache = FrameCache(cache_dir)
 
     def encode(
@@ -96,20 +116,24 @@ class Processor:
     def _encode(self, item: Item, augment) -> Encoded:
         if not (item.text or item.image or item.video):
             raise UserError("it has neither text nor image nor video")
-        frames = []  # of each medium, in the order of the template
+        geometry = self._geometry
+        frames = []  # of each medium
         seconds = []
+        times: list[float] = []  # of the video's groups, where the contract names them
         if item.video:
             video = self._video(item)
             frames.append(video.pixels)
-            n = len(video.pixels)
-            seconds.append(seconds_per_grid(n, video.duration, self.contract.time))
+            n, c = len(video.pixels), self.contract
+            seconds.append(seconds_per_grid(n, video.duration, c.time, geometry))
+            if c.video_group:
+                times = group_times(video.seconds, c.time, geometry)
         if item.image:
             frames.append(self._image(item.image).pixels)
             seconds.append(None)
         if augment:
             frames = [augment(f) for f in frames]
-        grids = [grid_of(f) for f in frames]
-        layouts = [layout(grid, self._window_size) for grid in grids]
+        grids = [grid_of(f, geometry) for f in frames]
+        layouts = [layout(grid, geometry) for grid in grids]
         units = [len(x.order) for x in layouts]
 
         prompt = self._prompt.fill(
@@ -117,53 +141,75 @@ class Processor:
             item.instruction,
             video_tokens=units[0] if item.video else 0,
             image_tokens=units[-1] if item.image else 0,
+            times=times,
         )
         windows = _join([x.window_lengths for x in layouts])
         groups = _join([x.frame_lengths for x in layouts])
         self._buckets.check(
             len(prompt.tokens),
-            sum(units) * UNIT,
+            sum(units) * geometry.unit,
             (tuple(windows.tolist()), tuple(groups.tolist())),
         )
         if prompt.cut:
             self.truncated[item.id] = prompt.cut
 
-        starts = [s for s in (prompt.video_start, prompt.image_start) if s >= 0]
         visual_index = np.full(len(prompt.tokens), -1, np.int32)
+        placed = []
         done = 0
-        for start, x in zip(starts, layouts, strict=True):
-            # Placeholders are in raster order, patches in window order.
-            visual_index[start : start + len(x.place)] = x.place + done
+        starts = [s for s in (prompt.video_starts, prompt.image_starts) if s]
+        for parts, grid, x, step in zip(starts, grids, layouts, seconds, strict=True):
+            # Placeholders are in raster order, patches in window order. A part is the
+            # whole medium, or one group of a video.
+            for start, place in zip(parts, np.split(x.place, len(parts)), strict=True):
+                visual_index[start : start + len(place)] = place + done
+                placed.append(Placed(start, (grid[0] // len(parts), *grid[1:]), step))
             done += len(x.place)
-        placed = [Placed(*p) for p in zip(starts, grids, seconds, strict=True)]
+        extents = None
+        if geometry.extents:
+            extents = _join(
+                [np.tile(np.int32(g[1:]), (np.prod(g), 1)) for g in grids],
+                np.zeros((0, 2), np.int32),
+            )
+        if self.contract.positions == "sequential":
+            placed = []
         return Encoded(
             tokens=np.asarray(prompt.tokens, np.int32),
-            positions=mrope_positions(
-                len(prompt.tokens), placed, self._tokens_per_second
-            ),
+            positions=mrope_positions(len(prompt.tokens), sorted(placed), geometry),
             visual_index=visual_index,
             patches=_join(
-                [patchify(f, self._window_size) for f in frames],
-                np.zeros((0, PATCH_DIM), np.uint8),
+                [patchify(f, geometry) for f in frames],
+                np.zeros((0, geometry.patch_dim), np.uint8),
             ),
             coords=_join([x.coords for x in layouts], np.zeros((0, 2), np.int32)),
             window_lengths=windows,
             frame_lengths=groups,
+            extents=extents,
         )
 
     def token_bound(self, item: Item) -> int:
         """The most tokens that `encode` can give for an item, whose media stay unread:
         those of its text, and the pixel budget's for each medium."""
         c = self.contract
-        budget = c.max_pixels // (UNIT * PATCH**2)
-        pairs = -(-c.num_frames // TEMPORAL)
+        area = self._geometry.factor**2
+        groups = -(-c.num_frames // self._geometry.temporal_patch_size)
+        pixels = groups * c.max_pixels
+        if c.total_pixels:
+            pixels = min(pixels, max(c.total_pixels, int(1.05 * groups * c.min_pixels)))
+        # One token for each group and for the image, and then what they may take: the
+        # whole may be more than is allowed, of which `encode` complains if it is so.
         prompt = self._prompt.fill(
             item.text or "",
             item.instruction,
-            video_tokens=pairs * budget if item.video else 0,
-            image_tokens=budget if item.image else 0,
+            video_tokens=groups if item.video else 0,
+            image_tokens=1 if item.image else 0,
+            times=[_LATE] * groups if item.video and c.video_group else (),
         )
-        return len(prompt.tokens)
+        bound = len(prompt.tokens)
+        if item.video:
+            bound += pixels // area - groups
+        if item.image:
+            bound += self._image_budget()[1] // area - 1
+        return min(bound, c.max_tokens)
 
     def bucket(self, encoded: Encoded) -> Bucket:
         """The key of the item's shapes: items of equal keys share one program."""
@@ -198,41 +244,48 @@ class Processor:
         return buckets.collate(encoded, bucket, rows)
 
     def _video(self, item: Item) -> Frames:
-        c = self.contract
+        c, geometry = self.contract, self._geometry
 
         def key() -> tuple:
             content = media.content_key(item.video)
             cut = (item.start, item.end)
-            rule = (c.num_frames, c.frame_rule, c.min_pixels, c.max_pixels)
-            return ("video", content, *cut, *rule, media.DECODER)
+            rule = (c.num_frames, c.fps, c.min_frames, c.frame_rule)
+            budget = (c.min_pixels, c.max_pixels, c.total_pixels, geometry.factor)
+            return ("video", content, *cut, *rule, *budget, media.DECODER)
 
         def make() -> Frames:
-            frames = media.read_video(item.video, c.num_frames, item.start, item.end)
-            size = self._size(frames.pixels, item.video)
+            frames = media.read_video(item.video, self._num, item.start, item.end)
+            n = -(-len(frames.pixels) // geometry.temporal_patch_size)
+            most = frame_budget(n, c.min_pixels, c.max_pixels, c.total_pixels)
+            size = self._size(frames.pixels, item.video, c.min_pixels, most)
             return frames._replace(pixels=resize_frames(frames.pixels, *size))
 
         return self._cache.get(key, make)
 
     def _image(self, path: str) -> Frames:
-        c = self.contract
+        budget = self._image_budget()
 
         def key() -> tuple:
             decoder = f"pillow-{PIL.__version__}"
-            budget = (c.min_pixels, c.max_pixels)
-            return ("image", media.content_key(path), *budget, decoder)
+            content = media.content_key(path)
+            return ("image", content, *budget, self._geometry.factor, decoder)
 
         def make() -> Frames:
             image = media.read_image(path)
-            size = self._size(image[None], path)
+            size = self._size(image[None], path, *budget)
             return Frames(resize_image(image, *size)[None], np.zeros(1), 0.0)
 
         return self._cache.get(key, make)
 
-    def _size(self, pixels: np.ndarray, path: str) -> tuple[int, int]:
-        height, width = pixels.shape[1:3]
+    def _image_budget(self) -> tuple[int, int]:
         c = self.contract
+        return c.image_min_pixels or c.min_pixels, c.image_max_pixels or c.max_pixels
+
+    def _size(
+        self, pixels: np.ndarray, path: str, least: int, most: float
+    ) -> tuple[int, int]:
         try:
-            return smart_resize(height, width, c.min_pixels, c.max_pixels)
+            return smart_resize(*pixels.shape[1:3], least, most, self._geometry.factor)
         except UserError as e:
             raise UserError(f"{path}: {e}") from None
 

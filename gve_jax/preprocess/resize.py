@@ -1,4 +1,4 @@
-"""Target sizes and the two resizes, as `transformers` does them for Qwen2.5-VL.
+"""Target sizes and the two resizes, as `transformers` does them for Qwen-VL models.
 
 Images go through Pillow's bicubic filter, as its PIL image processor does. Video frames
 go through torchvision's antialiased bicubic filter on uint8, as its video processor
@@ -14,9 +14,6 @@ from PIL import Image
 
 from gve_jax.types import UserError
 
-PATCH = 14  # pixels along each side of a patch
-MERGE = 2  # patches along each side of a merged unit, which is one token
-FACTOR = PATCH * MERGE  # every side is a multiple of it
 MAX_ASPECT = 200
 
 # Output rows computed by one dense product: wide enough for the matrix library, narrow
@@ -25,11 +22,7 @@ _BLOCK = 32
 
 
 def smart_resize(
-    height: int,
-    width: int,
-    min_pixels: int,
-    max_pixels: int,
-    factor: int = FACTOR,
+    height: int, width: int, min_pixels: int, max_pixels: float, factor: int
 ) -> tuple[int, int]:
     """The size to which a frame or image is resized (Qwen2-VL's `smart_resize`).
 
@@ -62,6 +55,22 @@ def smart_resize(
         new_height = math.ceil(height * grow / factor) * factor
         new_width = math.ceil(width * grow / factor) * factor
     return new_height, new_width
+
+
+def frame_budget(
+    groups: int, min_pixels: int, max_pixels: int, total_pixels: int
+) -> float:
+    """The most pixels of a frame of a video, as `fetch_video` of qwen-vl-utils.
+
+    Args:
+      groups: temporal groups of the video.
+      min_pixels, max_pixels: the budget of any frame.
+      total_pixels: the budget of all groups together, which gives way to `min_pixels`;
+        0: there is none.
+    """
+    if not total_pixels:
+        return max_pixels
+    return min(max_pixels, max(total_pixels / groups, int(min_pixels * 1.05)))
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
