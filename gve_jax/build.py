@@ -1,10 +1,12 @@
 """From a configuration to its parts: tokenizer, contract, processor, model."""
 
+import dataclasses
 from collections.abc import Iterable
 
 from flax import nnx
 from ml_collections import ConfigDict
 
+from gve_jax import presets
 from gve_jax.contract import Contract
 from gve_jax.media import DECODER
 from gve_jax.model import ModelConfig, abstract, create, read_hf
@@ -17,6 +19,20 @@ from gve_jax.preprocess import (
 )
 from gve_jax.types import UserError
 
+# Keys of `config.preprocess` that replace the preset's value unless None.
+_OVERRIDES = (
+    "num_frames",
+    "fps",
+    "min_frames",
+    "min_pixels",
+    "max_pixels",
+    "total_pixels",
+    "image_min_pixels",
+    "image_max_pixels",
+    "max_tokens",
+    "time",
+)
+
 
 def make_tokenizer(config: ConfigDict, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer of the config, of the initial checkpoint, or one trained on
@@ -27,16 +43,48 @@ def make_tokenizer(config: ConfigDict, texts: Iterable[str]) -> Tokenizer:
     return train_tokenizer(texts, config.preprocess.vocab_size)
 
 
-def make_contract(config: ConfigDict, model_config: ModelConfig) -> Contract:
-    """The contract that the config's vectors are made under, weights not yet named."""
+def make_contract(
+    config: ConfigDict,
+    model_config: ModelConfig,
+    *,
+    hub_id: str = "",
+    own: Contract | None = None,
+) -> Contract:
+    """The contract that the config's vectors are made under, weights named only by
+    `own`.
+
+    It is that of the config's preset; without one the checkpoint's own, that of its hub
+    id or that of its family, in this order. Values that the config sets replace its.
+
+    Args:
+      config: of the run.
+      model_config: of the checkpoint, or of the random weights.
+      hub_id: where the checkpoint came from, if from a hub.
+      own: the contract saved with the checkpoint.
+
+    Raises:
+      UserError: there is no such preset, or the contract is of another family.
+    """
     p = config.preprocess
-    return Contract(
-        family="qwen2_5_vl",
-        num_frames=p.num_frames,
-        min_pixels=p.min_pixels,
-        max_pixels=p.max_pixels,
-        max_tokens=p.max_tokens,
-        time=p.time,
+    family = model_config.family
+    name = p.preset or presets.OF_HUB_ID.get(hub_id, presets.OF_FAMILY[family])
+    if name not in presets.PRESETS:
+        raise UserError(
+            f"preprocess.preset is {name!r}: use one of {', '.join(presets.PRESETS)}, "
+            "or leave it empty for that of the checkpoint"
+        )
+    base = own if own and not p.preset else presets.PRESETS[name]
+    if base.family != family:
+        fitting = [n for n, c in presets.PRESETS.items() if c.family == family]
+        raise UserError(
+            f"{f'preprocess.preset is {name!r}' if p.preset else 'contract.json'}, for "
+            f"{base.family}, but the model is a {family}: set preprocess.preset to one "
+            f"of {', '.join(fitting)}"
+        )
+    changes = {key: p[key] for key in _OVERRIDES if p[key] is not None}
+    return dataclasses.replace(
+        base,
+        **changes,
         dtype=config.model.dtype,
         dim=model_config.text.hidden_size,
         decoder=DECODER,

@@ -15,8 +15,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.seed = 42
 
     c.model = m = ml_collections.ConfigDict()
-    # Weights to start from: a Hugging Face safetensors folder. Empty: random weights
-    # of the architecture below.
+    # Weights to start from: a Hugging Face safetensors folder, a PEFT adapter (merged)
+    # or a hub id, ORG/NAME or ORG/NAME@REVISION. Empty: random weights of the
+    # architecture below.
     m.init_from = ""
     m.dtype = "float32"  # of activations: "float32" or "bfloat16"
     m.param_dtype = "float32"  # of the weights that are not trained
@@ -55,13 +56,27 @@ def default_config() -> ml_collections.ConfigDict:
     # weights, a byte-level BPE trained on the pairs' texts.
     p.tokenizer = ""
     p.vocab_size = 4096  # of a trained tokenizer, special tokens included
-    p.num_frames = 8
-    p.min_pixels = 128 * 28 * 28
-    p.max_pixels = 200 * 28 * 28
-    p.max_tokens = 8192
-    p.time = "real"  # temporal positions: "real" seconds or "nominal" 1 frame/s
+    # How a published model was asked for its vectors: a name of gve_jax/presets.py.
+    # Empty: as the checkpoint says, or its hub id, or else its family.
+    p.preset = ""
+    # None, in what follows: as the preset has it.
+    # Frames of a sample of a video: num_frames; or, if fps is not 0, fps a second, but
+    # at least min_frames and at most num_frames.
+    p.num_frames = config_dict.placeholder(int)
+    p.fps = config_dict.placeholder(float)
+    p.min_frames = config_dict.placeholder(int)
+    # Pixels of a frame, and of an image unless that has its own budget (not 0).
+    p.min_pixels = config_dict.placeholder(int)
+    p.max_pixels = config_dict.placeholder(int)
+    p.image_min_pixels = config_dict.placeholder(int)
+    p.image_max_pixels = config_dict.placeholder(int)
+    # Pixels of all frame pairs of a video together; 0: no limit but that of a frame.
+    p.total_pixels = config_dict.placeholder(int)
+    p.max_tokens = config_dict.placeholder(int)
+    # Temporal positions: "real" seconds or "nominal" 1 frame/s.
+    p.time = config_dict.placeholder(str)
     p.token_buckets = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
-    p.patch_buckets = (1024, 2048, 4096, 8192)
+    p.patch_buckets = (1024, 2048, 4096, 8192, 16384, 32768)
     # Patch grids (frame groups, rows, columns) that get a bucket of their own,
     # without padding. Worth it where most media have one size.
     p.exact_grids = ()
