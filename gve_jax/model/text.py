@@ -291,7 +291,7 @@ class TextModel(nnx.Module):
         return self.last.cached(x, b, rotary, cache, depth, slots)
 
     def logits(self, x: jax.Array) -> jax.Array:
-        """[n, d] of `cached` -> float32 [n, vocab]: as bfloat16, near ones would tie."""
+        """[n, d] of `cached` -> float32 [n, vocab]; in bfloat16 near ones would tie."""
         tied = self.cfg.tie_word_embeddings
         matrix = self.embedding[...] if tied else self.head.kernel[...]
         return jax.lax.dot_general(
