@@ -365,6 +365,33 @@ def test_token_bound_holds(tokenizer, files, family, fps):
         assert len(p.encode(item).tokens) <= p.token_bound(item)
 
 
+def test_media_are_placed_in_the_order_of_the_template(tokenizer, models, files):
+    template = "{system}<|im_start|>{image}{text}{video}<|im_end|>"
+    p = make(tokenizer, "qwen2_5_vl", template=template)
+    paths = dict(video=str(files / "v.mp4"), image=str(files / "i.png"))
+    e = p.encode(Item("a", text="x", **paths))
+    kinds = np.select([e.tokens == 151655, e.tokens == 151656], [1, 2], 0)
+    assert np.argmax(kinds == 1) < np.argmax(kinds == 2)
+    rows, columns = e.coords[-e.frame_lengths[-1] :].max(0) + 1
+    positions, _ = models["qwen2_5_vl"].get_rope_index(
+        torch.from_numpy(e.tokens[None]),
+        torch.from_numpy(kinds[None]),
+        image_grid_thw=torch.tensor([[1, rows, columns]]),
+        video_grid_thw=torch.tensor([[3, 6, 6]]),
+        second_per_grid_ts=torch.tensor([2 * 29 / 8 / 5]),
+    )
+    np.testing.assert_array_equal(e.positions, positions[:, 0].numpy())
+    # Patches stay video first; the index says which is whose.
+    assert e.visual_index[kinds == 1].min() == 27
+    assert e.visual_index[kinds == 2].max() == 26
+
+
+def test_times_of_a_cut_count_from_its_start(tokenizer, files):
+    p = make(tokenizer, "qwen3_vl", num_frames=2)
+    e = p.encode(Item("a", video=str(files / "v.mp4"), start=1.0, end=2.01))
+    assert "<0.5 seconds>" in tokenizer.decode(e.tokens)
+
+
 def test_sequential_positions_take_media_for_text(tokenizer, files):
     p = make(tokenizer, "qwen2_vl", positions="sequential")
     e = p.encode(Item("a", text="x", video=str(files / "v.mp4")))

@@ -15,7 +15,13 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 
 from gve_jax import media
 from gve_jax.contract import Contract
-from gve_jax.preprocess import Processor, cache, load_tokenizer, train_tokenizer
+from gve_jax.preprocess import (
+    Geometry,
+    Processor,
+    cache,
+    load_tokenizer,
+    train_tokenizer,
+)
 from gve_jax.types import Frames, Item, UserError
 
 TEXTS = ["a red ball moves left of a blue square", "Find the video: it's 12 frames."]
@@ -287,7 +293,12 @@ def test_items_beyond_the_buckets_are_named(make, files):
         {"patch_buckets": (0, 64)},
         {"exact_grids": ((4, 5, 6),)},
         {"contract": dataclasses.replace(CONTRACT, time="imaginary")},
+        {"contract": dataclasses.replace(CONTRACT, positions="random")},
         {"contract": dataclasses.replace(CONTRACT, min_pixels=10**6)},
+        {"contract": dataclasses.replace(CONTRACT, image_min_pixels=10**6)},
+        {"contract": dataclasses.replace(CONTRACT, num_frames=0)},
+        {"contract": dataclasses.replace(CONTRACT, fps=-1.0)},
+        {"contract": dataclasses.replace(CONTRACT, fps=1.0, min_frames=9)},
     ],
 )
 def test_impossible_settings_are_refused(make, setting):
@@ -336,11 +347,31 @@ def test_cached_frames_are_decoded_once(make, files, tmp_path, reads):
             (CONTRACT, {"start": 1.0}),
             (CONTRACT, {"end": 1.0}),
             (dataclasses.replace(CONTRACT, num_frames=4), {}),
+            (dataclasses.replace(CONTRACT, fps=4.0), {}),
+            (dataclasses.replace(CONTRACT, fps=4.0, min_frames=4), {}),
             (dataclasses.replace(CONTRACT, min_pixels=4 * 784), {}),
+            (dataclasses.replace(CONTRACT, total_pixels=9 * 784), {}),
         ]
     ):
         make(contract, cache_dir=tmp_path).encode(Item("c", video=str(copy), **cut))
         assert reads["video"] == 3 + count
+
+
+def test_cached_images_are_of_one_budget_and_tower(make, files, tmp_path, reads):
+    image = item(files, image="tall.png")
+    own = dict(image_min_pixels=16 * 784, image_max_pixels=16 * 784)
+    raster = Geometry(patch_size=16, window_size=0)
+    for count, (contract, geometry, side) in enumerate(
+        [
+            (CONTRACT, Geometry(), 14),
+            (dataclasses.replace(CONTRACT, **own), Geometry(), 14),
+            (CONTRACT, raster, 16),
+        ]
+    ):
+        p = make(contract, cache_dir=tmp_path, geometry=geometry)
+        assert p.encode(image).patches.shape[1] == 6 * side**2
+        p.encode(image)
+        assert reads["image"] == count + 1
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "flipped", "long", "header"])

@@ -50,7 +50,8 @@ def group_times(seconds: np.ndarray, time: str, geometry: Geometry) -> list[floa
     """The time of each temporal group: the mean of its first and its last frame's.
 
     As `Qwen3VLProcessor._calculate_timestamps` of transformers: the last frame is
-    repeated to fill its group.
+    repeated to fill its group. A cut of a video counts from its own first frame, as it
+    would if it were a file.
 
     Args:
       seconds: float64 [n], of the frames.
@@ -60,6 +61,7 @@ def group_times(seconds: np.ndarray, time: str, geometry: Geometry) -> list[floa
     if time == "nominal":
         seconds = np.arange(len(seconds), dtype=np.float64)
     size = geometry.temporal_patch_size
+    seconds = seconds - seconds[0]
     seconds = np.pad(seconds, (0, -len(seconds) % size), mode="edge").reshape(-1, size)
     return ((seconds[:, 0] + seconds[:, -1]) / 2).tolist()
 

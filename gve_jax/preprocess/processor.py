@@ -58,23 +58,8 @@ class Processor:
         Raises:
           UserError: a setting cannot be, or the tokenizer lacks a special token.
         """
-        for name, options in (
-            ("time", ("real", "nominal")),
-            ("positions", ("mrope", "sequential")),
-        ):
-            value = getattr(contract, name)
-            if value not in options:
-                raise UserError(f"preprocess.{name} is {value!r}, not one of {options}")
         self.contract = contract
-        for least, most, kind in (
-            (contract.min_pixels, contract.max_pixels, ""),
-            (*self._image_budget(), "image_"),
-        ):
-            if not 1 <= least <= most:
-                raise UserError(
-                    f"preprocess.{kind}min_pixels is {least}: it must be at least 1 "
-                    f"and at most {kind}max_pixels, {most}"
-                )
+        self._check()
         # The products of resizing are tiny: BLAS threads would spend thirty times
         # their work waiting for each other, for the readers and for XLA.
         threadpoolctl.threadpool_limits(1, user_api="blas")
@@ -93,6 +78,29 @@ class Processor:
                 multiple=geometry.temporal_patch_size,
             )
         self._cache = FrameCache(cache_dir)
+
+    def _check(self) -> None:
+        c = self.contract
+        for name, options in (
+            ("time", ("real", "nominal")),
+            ("positions", ("mrope", "sequential")),
+        ):
+            value = getattr(c, name)
+            if value not in options:
+                raise UserError(f"preprocess.{name} is {value!r}, not one of {options}")
+        if c.fps < 0:
+            raise UserError(f"preprocess.fps is {c.fps}: it must be at least 0")
+        least_image, most_image = self._image_budget()
+        for low, value, high, limit in (
+            ("min_frames", c.min_frames if c.fps else 1, "num_frames", c.num_frames),
+            ("min_pixels", c.min_pixels, "max_pixels", c.max_pixels),
+            ("image_min_pixels", least_image, "image_max_pixels", most_image),
+        ):
+            if not 1 <= value <= limit:
+                raise UserError(
+                    f"preprocess.{low} is {value}: it must be at least 1 and at most "
+                    f"{high}, {limit}"
+                )
 
     def encode(
         self, item: Item, augment: Callable[[np.ndarray], np.ndarray] | None = None

@@ -80,7 +80,7 @@ class Tokenizer:
         if found is None:
             raise UserError(
                 f"{self._source}: the tokenizer has no token {token!r}; "
-                "use the tokenizer.json of a Qwen2-VL or Qwen2.5-VL checkpoint"
+                "use the tokenizer.json of a Qwen-VL checkpoint"
             )
         return found
 
