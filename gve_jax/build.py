@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Iterable
 
+import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from gve_jax import presets
+from gve_jax import presets, sharding
 from gve_jax.contract import Contract
+from gve_jax.hub import Weights, find_weights
 from gve_jax.media import DECODER
 from gve_jax.model import ModelConfig, abstract, create, read_hf
 from gve_jax.preprocess import (
@@ -37,9 +39,10 @@ _OVERRIDES = (
 def make_tokenizer(config: ConfigDict, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer of the config, of the initial checkpoint, or one trained on
     `texts`, in this order."""
-    folder = config.preprocess.tokenizer or config.model.init_from
-    if folder:
-        return load_tokenizer(folder)
+    if config.preprocess.tokenizer:
+        return load_tokenizer(config.preprocess.tokenizer)
+    if config.model.init_from:
+        return load_tokenizer(_weights(config).find("tokenizer.json"))
     return train_tokenizer(texts, config.preprocess.vocab_size)
 
 
@@ -124,17 +127,27 @@ def _geometry(model_config: ModelConfig) -> Geometry:
 
 
 def make_model(
-    config: ConfigDict, tokenizer: Tokenizer
+    config: ConfigDict, tokenizer: Tokenizer, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[ModelConfig, nnx.GraphDef, nnx.State]:
     """Model and parameters: read from model.init_from, or random from the seed.
 
+    Args:
+      config: of the run.
+      tokenizer: its ids must be in the model's vocabulary.
+      mesh: the parameters are spread over; None: the default device.
+
     Raises:
-      UserError: the folder is no checkpoint, or the tokenizer has more ids than the
+      UserError: there is no checkpoint, or the tokenizer has more ids than the
         model's vocabulary.
     """
     if config.model.init_from:
+        found = _weights(config)
         model_config, params = read_hf(
-            config.model.init_from, config.model, seed=config.seed
+            found.folder,
+            config.model,
+            adapter=found.adapter,
+            seed=config.seed,
+            mesh=mesh,
         )
         if tokenizer.vocab_size > model_config.text.vocab_size:
             raise UserError(
@@ -150,4 +163,11 @@ def make_model(
         vision_start_token_id=tokenizer.special("<|vision_start|>"),
         vision_end_token_id=tokenizer.special("<|vision_end|>"),
     )
-    return model_config, *create(model_config, config.seed)
+    places = None
+    if mesh is not None:
+        places = sharding.shardings(abstract(model_config)[1], mesh)
+    return model_config, *create(model_config, config.seed, places)
+
+
+def _weights(config: ConfigDict) -> Weights:
+    return find_weights(config.model.init_from, "model.init_from")

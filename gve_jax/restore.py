@@ -1,11 +1,11 @@
 """A checkpoint of any kind: training workdir, Hugging Face folder or hub id."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import NamedTuple
 
+import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -13,6 +13,7 @@ from gve_jax import build
 from gve_jax.checkpoint import Checkpoints, load_config, weights_hash
 from gve_jax.config import default_config
 from gve_jax.contract import Contract
+from gve_jax.hub import find_weights
 from gve_jax.media import DECODER
 from gve_jax.model import ModelConfig, partition
 from gve_jax.preprocess import Tokenizer, load_tokenizer
@@ -35,25 +36,27 @@ def restore(
     *,
     dtype: str | None = None,
     config: ConfigDict | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Restored:
-    """Reads a training workdir, a Hugging Face safetensors folder or a hub id.
+    """Reads a training workdir, a Hugging Face or PEFT folder, or a hub id.
 
     Args:
       checkpoint: where to look, in this order of kinds.
       dtype: of activations, "float32" or "bfloat16"; default the checkpoint's.
       config: what a Hugging Face folder does not say; a workdir has its own.
+      mesh: the parameters are spread over; None: the default device.
 
     Raises:
       UserError: nothing loadable there, or the weights that a workdir builds upon have
         changed since.
     """
-    folder = _resolve(str(checkpoint))
+    folder = pathlib.Path(checkpoint)
     if (folder / "checkpoints").is_dir():
-        return _workdir(folder, dtype)
-    return _hugging_face(folder, dtype, config)
+        return _workdir(folder.absolute(), dtype, mesh)
+    return _hugging_face(str(checkpoint), dtype, config, mesh)
 
 
-def _workdir(workdir: pathlib.Path, dtype: str | None) -> Restored:
+def _workdir(workdir: pathlib.Path, dtype: str | None, mesh) -> Restored:
     config = load_config(workdir)
     config.model.dtype = dtype or config.model.dtype
     tokenizer = load_tokenizer(workdir / "tokenizer")
@@ -61,7 +64,7 @@ def _workdir(workdir: pathlib.Path, dtype: str | None) -> Restored:
     step = checkpoints.latest_step
     if step is None:
         raise UserError(f"{workdir}: no checkpoint yet; train it first")
-    model_config, graphdef, params = build.make_model(config, tokenizer)
+    model_config, graphdef, params = build.make_model(config, tokenizer, mesh)
     trainable, frozen = partition(params, config.model.trainable)
     trainable, contract = checkpoints.restore_params(step, trainable)
     checkpoints.close()
@@ -72,68 +75,26 @@ def _workdir(workdir: pathlib.Path, dtype: str | None) -> Restored:
             f"model.init_from={config.model.init_from!r} now: restore them there"
         )
     params = nnx.merge_state(trainable, frozen)
-    contract = _as_run(contract, config)
+    # What this run, not the checkpoint, decides.
+    contract = dataclasses.replace(contract, dtype=config.model.dtype, decoder=DECODER)
     return Restored(model_config, graphdef, params, tokenizer, contract, config)
 
 
 def _hugging_face(
-    folder: pathlib.Path, dtype: str | None, config: ConfigDict | None
+    name: str, dtype: str | None, config: ConfigDict | None, mesh
 ) -> Restored:
     config = config.copy_and_resolve_references() if config else default_config()
-    config.model.init_from = str(folder)
+    found = find_weights(name, "--checkpoint")
+    config.model.init_from = str(found.adapter or found.folder)
     # As frozen weights, which keep `param_dtype`, and with no update on top.
     config.model.trainable, config.model.lora.rank = "lora", 0
     config.model.dtype = dtype or config.model.dtype
-    tokenizer = load_tokenizer(folder)
-    model_config, graphdef, params = build.make_model(config, tokenizer)
-    if (folder / "contract.json").exists():
-        contract = _as_run(Contract.load(folder / "contract.json"), config)
-    else:
-        contract = dataclasses.replace(
-            build.make_contract(config, model_config),
-            weights_hash=weights_hash(params),
-        )
+    tokenizer = build.make_tokenizer(config, ())
+    model_config, graphdef, params = build.make_model(config, tokenizer, mesh)
+    own, file = None, found.find("contract.json")
+    if file.exists():
+        own = Contract.load(file)
+    contract = build.make_contract(config, model_config, hub_id=found.hub_id, own=own)
+    if not contract.weights_hash:
+        contract = dataclasses.replace(contract, weights_hash=weights_hash(params))
     return Restored(model_config, graphdef, params, tokenizer, contract, config)
-
-
-def _as_run(contract: Contract, config: ConfigDict) -> Contract:
-    """The contract of a checkpoint with what this run, not the checkpoint, decides."""
-    return dataclasses.replace(contract, dtype=config.model.dtype, decoder=DECODER)
-
-
-def _resolve(checkpoint: str) -> pathlib.Path:
-    folder = pathlib.Path(checkpoint)
-    if folder.is_dir():
-        if (folder / "checkpoints").is_dir() or _is_hugging_face(folder):
-            return folder.absolute()
-        raise UserError(
-            f"--checkpoint={checkpoint}: neither a training workdir (checkpoints/) nor "
-            "a Hugging Face folder (config.json with model_type and *.safetensors)"
-        )
-    if folder.exists():
-        raise UserError(f"--checkpoint={checkpoint}: a file; name the folder it is in")
-    if checkpoint.count("/") != 1 or checkpoint.startswith((".", "/")):
-        raise UserError(f"--checkpoint={checkpoint}: no such folder")
-    # Only data files: never pickles, never remote code.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return pathlib.Path(
-            snapshot_download(checkpoint, allow_patterns=["*.safetensors", "*.json"])
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
-        raise UserError(
-            f"--checkpoint={checkpoint}: no such folder, and as a hub id it could not "
-            f"be downloaded ({str(e).splitlines()[0]})"
-        ) from None
-
-
-def _is_hugging_face(folder: pathlib.Path) -> bool:
-    config = folder / "config.json"
-    if not config.is_file() or not list(folder.glob("*.safetensors")):
-        return False
-    try:
-        return "model_type" in json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise UserError(f"{config}: not JSON ({e})") from None

@@ -155,7 +155,7 @@ def test_nothing_readable_is_a_failure(media, embedder, workdir, tmp_path):
         ([], "neither a training workdir"),
         (["checkpoints/"], "config.json: no such file"),
         (["config.json", "model.safetensors"], "config.json: not JSON"),
-        (["config.json"], "neither a training workdir"),
+        (["config.json"], "config.json: not JSON"),
     ],
 )
 def test_a_bad_checkpoint_is_one_clear_error(tmp_path, make, message):

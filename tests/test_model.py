@@ -19,6 +19,7 @@ from gve_jax.model import (
     merge_lora,
     partition,
 )
+from gve_jax.model.families import from_hf, to_hf
 from gve_jax.model.layers import LoRAParam
 from gve_jax.types import UserError
 from tests.model_witness import embed, hf_model, jax_model, jit, make_item, to_jax
@@ -107,14 +108,14 @@ def count(tree) -> int:
 
 
 def test_sizes_of_the_released_models():
-    assert count(abstract(ModelConfig.from_hf(FLAT_3B))[1]) == 3_754_622_976
+    assert count(abstract(from_hf(FLAT_3B))[1]) == 3_754_622_976
     head = 152064 * 3584  # untied, and not part of an encoder
-    assert count(abstract(ModelConfig.from_hf(FLAT_7B))[1]) == 8_292_166_656 - head
+    assert count(abstract(from_hf(FLAT_7B))[1]) == 8_292_166_656 - head
 
 
 def test_real_size_has_lora_gradients_only():
     cfg = dataclasses.replace(
-        ModelConfig.from_hf(FLAT_3B), lora_rank=16, dtype="bfloat16", remat="attn_out"
+        from_hf(FLAT_3B), lora_rank=16, dtype="bfloat16", remat="attn_out"
     )
     graph, params = abstract(cfg)
     trainable, frozen = partition(params, "lora")
@@ -133,13 +134,13 @@ def test_real_size_has_lora_gradients_only():
 def test_config_agrees_with_transformers(flat):
     from transformers import Qwen2_5_VLConfig
 
-    cfg = ModelConfig.from_hf(flat)
+    cfg = from_hf(flat)
     theirs = Qwen2_5_VLConfig(**flat)
-    assert ModelConfig.from_hf(theirs.to_dict()) == cfg
+    assert from_hf(theirs.to_dict()) == cfg
     # And there and back through our own file.
-    mine = Qwen2_5_VLConfig(**cfg.to_hf())
-    assert ModelConfig.from_hf(mine.to_dict()) == cfg
-    assert ModelConfig.from_hf(cfg.to_hf()) == cfg
+    mine = Qwen2_5_VLConfig(**to_hf(cfg))
+    assert from_hf(mine.to_dict()) == cfg
+    assert from_hf(to_hf(cfg)) == cfg
     assert cfg.vision.tokens_per_second == 2
     assert cfg.text.mrope_section == (16, 24, 24)
 
@@ -155,7 +156,7 @@ def test_defaults_are_those_of_transformers():
         "vision_config": {"hidden_size": 1280},
     }
     theirs = Qwen2_5_VLConfig(**bare).to_dict()
-    assert ModelConfig.from_hf(bare) == ModelConfig.from_hf(theirs)
+    assert from_hf(bare) == from_hf(theirs)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_defaults_are_those_of_transformers():
 )
 def test_unsupported_configs_are_refused_by_name(change, names):
     with pytest.raises(UserError, match=names):
-        ModelConfig.from_hf(FLAT_3B | change)
+        from_hf(FLAT_3B | change)
 
 
 def test_config_section():

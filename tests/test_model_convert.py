@@ -13,8 +13,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, Qwen2_5_VLForConditionalGeneration
 
 from gve_jax.config import default_config
-from gve_jax.model import ModelConfig, abstract, merge_lora, read_hf, write_hf
+from gve_jax.model import abstract, merge_lora, read_hf, write_hf
 from gve_jax.model.convert import _rows, plain_name
+from gve_jax.model.families import from_hf, to_hf
 from gve_jax.sharding import make_mesh, spec
 from gve_jax.types import UserError
 from tests.model_witness import (
@@ -435,13 +436,13 @@ def test_names_and_shapes_of_the_released_sizes(name):
         sum(np.prod(s) for k, s in theirs.items() if with_head or k != "lm_head.weight")
         == count
     )
-    cfg = ModelConfig.from_hf(config.to_dict())
+    cfg = from_hf(config.to_dict())
     mine = {row.key: row.shape for row in _rows(cfg)}
     theirs.pop("lm_head.weight", None)
     assert mine == theirs
     # What is written says the same.
-    again = hf_config_class(family)(**cfg.to_hf())
-    assert ModelConfig.from_hf(again.to_dict()) == cfg
+    again = hf_config_class(family)(**to_hf(cfg))
+    assert from_hf(again.to_dict()) == cfg
 
 
 def test_every_parameter_is_reached_by_the_table(source):

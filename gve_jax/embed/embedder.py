@@ -68,7 +68,7 @@ class Embedder:
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         # Every batch has one size: a smaller last one would compile again.
         self._batch_size = -(-batch_size // ways) * ways
-        self._params = jax.device_put(params, sharding.shardings(params, mesh))
+        self._params = params
         self._function = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x))
 
     @classmethod
@@ -95,7 +95,8 @@ class Embedder:
           UserError: nothing loadable there, or the weights that a workdir builds upon
             have changed since.
         """
-        found = restore(checkpoint, dtype=dtype, config=config)
+        mesh = sharding.make_mesh((config or default_config()).mesh)
+        found = restore(checkpoint, dtype=dtype, config=config, mesh=mesh)
         most = 1 << (num_items - 1).bit_length() if num_items else None
         run = config or found.config
         return cls(
@@ -106,7 +107,7 @@ class Embedder:
             ),
             found.contract,
             batch_size=_at_most(run.embed.batch_size, most),
-            mesh=sharding.make_mesh((config or default_config()).mesh),
+            mesh=mesh,
         )
 
     @property

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gve_jax import sharding
 from gve_jax.model.config import ModelConfig
 from gve_jax.model.encoder import abstract, random_state
+from gve_jax.model.families import from_hf, to_hf
 from gve_jax.model.files import FLOATS, Tensor, open_tensors, read_json, with_adapter
 from gve_jax.model.layers import LoRAParam
 from gve_jax.types import UserError
@@ -207,7 +208,7 @@ def read_hf(
         them are listed.
     """
     folder = pathlib.Path(folder)
-    cfg = ModelConfig.from_hf(read_json(folder / "config.json"), folder / "config.json")
+    cfg = from_hf(read_json(folder / "config.json"), folder / "config.json")
     cfg = dataclasses.replace(cfg, head=head)
     if model is not None:
         cfg = cfg.with_options(model)
@@ -406,7 +407,7 @@ def write_hf(
         _write_json(folder / "model.safetensors.index.json", index)
     # Last: a folder without config.json is one that was interrupted.
     tied = cfg.tie_word_embeddings or not cfg.head
-    _write_json(folder / "config.json", cfg.to_hf() | {"tie_word_embeddings": tied})
+    _write_json(folder / "config.json", to_hf(cfg) | {"tie_word_embeddings": tied})
 
 
 def _write_json(path: pathlib.Path, values: Any) -> None:

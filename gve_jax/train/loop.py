@@ -62,12 +62,10 @@ def train(
 
     # ---- model and optimiser --------------------------------------------------------
     mesh = sharding.make_mesh(config.mesh, devices)
-    model_config, graphdef, params = build.make_model(config, tokenizer)
+    model_config, graphdef, params = build.make_model(config, tokenizer, mesh)
     trainable, frozen = partition(params, config.model.trainable)
     schedule = learning_rate(config.optim, steps)
     optimizer = make_optimizer(config.optim, schedule)
-    trainable = jax.device_put(trainable, sharding.shardings(trainable, mesh))
-    frozen = jax.device_put(frozen, sharding.shardings(frozen, mesh))
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     state = TrainState(
         step=jax.device_put(jnp.zeros((), jnp.int32), replicated),
