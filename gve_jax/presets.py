@@ -1,8 +1,11 @@
 """The contracts of published models: how each was asked for its vectors.
 
 Each is what the model's authors run, read from their code; where that leaves a choice,
-a comment names it and why it fell so. Videos follow the authors' own sampling; UVRB's
-protocol (8 frames of at most 200 * 28 * 28 pixels) is a matter of flags.
+a comment names it and why it fell so. Videos follow the authors' own sampling. UVRB's
+protocol for all, 8 frames of fewer than 200 tokens, is
+
+  --config.preprocess.num_frames=8 --config.preprocess.fps=0
+  --config.preprocess.max_pixels=156800
 """
 
 import itertools

@@ -66,6 +66,11 @@ def test_total_budget_is_that_of_qwen(
     assert frame_budget(n // 2, low, high, 0) == high
 
 
+def test_total_budget_leaves_every_frame_its_least():
+    assert frame_budget(64, 131072, 786432, 7864320) == 137625  # 5 % above
+    assert frame_budget(64, 131072, 131072, 7864320) == 131072
+
+
 def raster(rows: np.ndarray, grid: Grid, geometry: Geometry) -> np.ndarray:
     """Window order back to the order of transformers' `pixel_values`."""
     units = rows.reshape(-1, geometry.unit * geometry.patch_dim)

@@ -273,12 +273,42 @@ def test_wrong_presets_are_named():
         build.make_contract(config, family("qwen2_vl"), own=Contract())
 
 
-def test_geometry_is_that_of_the_model(tokenizer):
-    for series, name in presets.OF_FAMILY.items():
-        processor = build.make_processor(
-            default_config(), tokenizer, presets.PRESETS[name], family(series)
-        )
-        got = processor.encode(Item("a", text="x"))
-        dim = {"qwen3_vl": 1536}.get(series, 1176)
-        assert got.patches.shape == (0, dim)
-        assert (got.extents is not None) == (series == "qwen3_vl")
+# 40 frames at 8 a second: four groups of 1.25 s, at 4 positions a second; or counted;
+# or each a medium of its own.
+@pytest.mark.parametrize(
+    "series, dim, steps",
+    [
+        ("qwen2_vl", 1176, [0, 1, 2, 3]),
+        ("qwen2_5_vl", 1176, [0, 5, 10, 15]),
+        ("qwen3_vl", 1536, None),
+    ],
+)
+def test_geometry_is_that_of_the_model(tokenizer, tmp_path, series, dim, steps):
+    write_video(tmp_path / "v.mp4", frames=40, size=112)
+    config = default_config()
+    config.preprocess.update(num_frames=8, fps=0.0)
+    model_config = family(series)
+    contract = build.make_contract(config, model_config)
+    processor = build.make_processor(config, tokenizer, contract, model_config)
+    got = processor.encode(Item("a", video=str(tmp_path / "v.mp4")))
+    assert got.patches.shape[1] == dim
+    assert (got.extents is not None) == (series == "qwen3_vl")
+    assert bool(len(got.window_lengths)) == (series == "qwen2_5_vl")
+    temporal, rows, columns = got.positions[:, got.visual_index >= 0]
+    if steps:
+        assert np.unique(temporal - temporal[0]).tolist() == steps
+    else:
+        # The first place of each group has one position on all three axes.
+        firsts = np.unique(temporal)
+        assert len(firsts) == 4 and set(firsts) <= set(rows) & set(columns)
+
+
+@pytest.mark.parametrize("name", ["vlm2vec-v2", "b3"])
+def test_models_without_media_positions(tokenizer, tmp_path, name):
+    Image.fromarray(np.zeros((64, 80, 3), np.uint8)).save(tmp_path / "i.png")
+    contract, model_config = presets.PRESETS[name], family("qwen2_vl")
+    config = default_config()
+    processor = build.make_processor(config, tokenizer, contract, model_config)
+    got = processor.encode(Item("a", image=str(tmp_path / "i.png")))
+    expected = np.tile(np.arange(len(got.tokens)), (3, 1))
+    np.testing.assert_array_equal(got.positions, expected)
