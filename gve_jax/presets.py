@@ -6,6 +6,8 @@ protocol for all, 8 frames of fewer than 200 tokens, is
 
   --config.preprocess.num_frames=8 --config.preprocess.fps=0
   --config.preprocess.max_pixels=156800
+
+and 204800 for Qwen3-VL, whose tokens are larger.
 """
 
 import itertools
