@@ -70,6 +70,11 @@ def make_contract(
     """
     p = config.preprocess
     family = model_config.family
+    hub_id, own = "", None
+    if config.model.init_from:
+        found = _weights(config)
+        hub_id, file = found.hub_id, found.find("contract.json")
+        own = Contract.load(file) if file.exists() else None
     name = p.preset or presets.OF_HUB_ID.get(hub_id, presets.OF_FAMILY[family])
     if name not in presets.PRESETS:
         raise UserError(
@@ -88,6 +93,7 @@ def make_contract(
     return dataclasses.replace(
         base,
         **changes,
+        weights_hash=own.weights_hash if own else "",
         dtype=config.model.dtype,
         dim=model_config.text.hidden_size,
         decoder=DECODER,

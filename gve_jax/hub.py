@@ -1,5 +1,6 @@
 """Where a model's files lie: a Hugging Face folder, a PEFT adapter or a hub id."""
 
+import functools
 import pathlib
 import re
 import sys
@@ -92,6 +93,7 @@ def _is_model(folder: pathlib.Path) -> bool:
     )
 
 
+@functools.cache  # each asks the hub for what is new
 def _download(repo: str, revision: str | None, flag: str, name: str) -> pathlib.Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -84,17 +84,14 @@ def _hugging_face(
     name: str, dtype: str | None, config: ConfigDict | None, mesh
 ) -> Restored:
     config = config.copy_and_resolve_references() if config else default_config()
-    found = find_weights(name, "--checkpoint")
-    config.model.init_from = str(found.adapter or found.folder)
+    find_weights(name, "--checkpoint")  # an error names the flag, not the key below
+    config.model.init_from = name
     # As frozen weights, which keep `param_dtype`, and with no update on top.
     config.model.trainable, config.model.lora.rank = "lora", 0
     config.model.dtype = dtype or config.model.dtype
     tokenizer = build.make_tokenizer(config, ())
     model_config, graphdef, params = build.make_model(config, tokenizer, mesh)
-    own, file = None, found.find("contract.json")
-    if file.exists():
-        own = Contract.load(file)
-    contract = build.make_contract(config, model_config, hub_id=found.hub_id, own=own)
+    contract = build.make_contract(config, model_config)
     if not contract.weights_hash:
         contract = dataclasses.replace(contract, weights_hash=weights_hash(params))
     return Restored(model_config, graphdef, params, tokenizer, contract, config)

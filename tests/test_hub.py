@@ -8,7 +8,7 @@ import threading
 import huggingface_hub.constants
 import pytest
 
-from gve_jax.hub import Weights, find_weights
+from gve_jax.hub import Weights, _download, find_weights
 from gve_jax.types import UserError
 from tests.model_witness import hf_model
 
@@ -104,6 +104,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)  # kept when cut off
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # conftest.py sets it
+    _download.cache_clear()
     yield handler
     server.shutdown()
     thread.join()

@@ -12,6 +12,7 @@ from configs import world
 from gve_jax import build, presets
 from gve_jax.config import default_config
 from gve_jax.contract import DEFAULT_SYSTEM, Contract
+from gve_jax.hub import Weights
 from gve_jax.media import DECODER
 from gve_jax.model import ModelConfig
 from gve_jax.preprocess import Processor, load_tokenizer
@@ -211,28 +212,43 @@ def test_default_is_the_family_s():
     assert presets.PRESETS["gve"] == Contract()
 
 
-def test_hub_id_picks_its_preset():
-    def contract(hub_id):
-        return build.make_contract(
-            default_config(), family("qwen2_vl"), hub_id=hub_id
-        ).pooled_token
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """A config of a checkpoint as of a hub id: config = checkpoint(hub_id)."""
 
-    assert contract("VLM2Vec/VLM2Vec-V2.0") == ""
-    assert contract("somebody/else") == "<|endoftext|>"
+    def make(hub_id):
+        monkeypatch.setattr(
+            build, "find_weights", lambda *_: Weights(tmp_path, None, hub_id)
+        )
+        config = default_config()
+        config.model.init_from = hub_id
+        return config
+
+    return make
 
 
-def test_own_contract_goes_before_the_hub_s_and_behind_a_preset():
+def test_hub_id_picks_its_preset(checkpoint):
+    def pooled(hub_id):
+        config = checkpoint(hub_id)
+        return build.make_contract(config, family("qwen2_vl")).pooled_token
+
+    assert pooled("VLM2Vec/VLM2Vec-V2.0") == ""
+    assert pooled("somebody/else") == "<|endoftext|>"
+
+
+def test_own_contract_goes_before_the_hub_s_and_behind_a_preset(checkpoint, tmp_path):
     own = dataclasses.replace(
         presets.PRESETS["unite"], num_frames=6, weights_hash="w", decoder="older"
     )
-    config = default_config()
-    args = dict(hub_id="VLM2Vec/VLM2Vec-V2.0", own=own)
-    got = build.make_contract(config, family("qwen2_vl"), **args)
+    own.save(tmp_path / "contract.json")
+    config = checkpoint("VLM2Vec/VLM2Vec-V2.0")
+    got = build.make_contract(config, family("qwen2_vl"))
     expected = dataclasses.replace(own, dim=got.dim, decoder=DECODER)
     assert got == expected
     config.preprocess.preset = "gme"
-    got = build.make_contract(config, family("qwen2_vl"), **args)
+    got = build.make_contract(config, family("qwen2_vl"))
     assert got.template == Contract().template and got.num_frames == 8
+    assert got.weights_hash == "w"
 
 
 def test_values_of_the_config_replace_the_preset_s():
@@ -260,7 +276,7 @@ def test_the_embedded_default_keeps_its_contract():
     )
 
 
-def test_wrong_presets_are_named():
+def test_wrong_presets_are_named(checkpoint, tmp_path):
     config = default_config()
     config.preprocess.preset = "gpt"
     with pytest.raises(UserError, match=r"preprocess\.preset is 'gpt': use one of gve"):
@@ -268,9 +284,9 @@ def test_wrong_presets_are_named():
     config.preprocess.preset = "gve"
     with pytest.raises(UserError, match=r"'gve', for qwen2_5_vl, .* one of gme, unite"):
         build.make_contract(config, family("qwen2_vl"))
-    config.preprocess.preset = ""
+    Contract().save(tmp_path / "contract.json")
     with pytest.raises(UserError, match=r"contract\.json, for qwen2_5_vl"):
-        build.make_contract(config, family("qwen2_vl"), own=Contract())
+        build.make_contract(checkpoint("a/b"), family("qwen2_vl"))
 
 
 # 40 frames at 8 a second: four groups of 1.25 s, at 4 positions a second; or counted;

@@ -67,7 +67,7 @@ class Processor:
         self.truncated: dict[str, int] = {}
         self._prompt = PromptTemplate(tokenizer, contract)
         self._buckets = Buckets(token_buckets, patch_buckets, exact_grids, geometry)
-        self._geometry = geometry
+        self.geometry = geometry
         self._num: int | Callable[[int, float], int] = contract.num_frames
         if contract.fps:
             self._num = functools.partial(
@@ -124,7 +124,7 @@ class Processor:
     def _encode(self, item: Item, augment) -> Encoded:
         if not (item.text or item.image or item.video):
             raise UserError("it has neither text nor image nor video")
-        geometry = self._geometry
+        geometry = self.geometry
         frames = []  # of each medium
         seconds = []
         times: list[float] = []  # of the video's groups, where the contract names them
@@ -198,8 +198,8 @@ class Processor:
         """The most tokens that `encode` can give for an item, whose media stay unread:
         those of its text, and the pixel budget's for each medium."""
         c = self.contract
-        area = self._geometry.factor**2
-        groups = -(-c.num_frames // self._geometry.temporal_patch_size)
+        area = self.geometry.factor**2
+        groups = -(-c.num_frames // self.geometry.temporal_patch_size)
         pixels = groups * c.max_pixels
         if c.total_pixels:
             pixels = min(pixels, max(c.total_pixels, int(1.05 * groups * c.min_pixels)))
@@ -252,7 +252,7 @@ class Processor:
         return buckets.collate(encoded, bucket, rows)
 
     def _video(self, item: Item) -> Frames:
-        c, geometry = self.contract, self._geometry
+        c, geometry = self.contract, self.geometry
 
         def key() -> tuple:
             content = media.content_key(item.video)
@@ -276,7 +276,7 @@ class Processor:
         def key() -> tuple:
             decoder = f"pillow-{PIL.__version__}"
             content = media.content_key(path)
-            return ("image", content, *budget, self._geometry.factor, decoder)
+            return ("image", content, *budget, self.geometry.factor, decoder)
 
         def make() -> Frames:
             image = media.read_image(path)
@@ -293,7 +293,7 @@ class Processor:
         self, pixels: np.ndarray, path: str, least: int, most: float
     ) -> tuple[int, int]:
         try:
-            return smart_resize(*pixels.shape[1:3], least, most, self._geometry.factor)
+            return smart_resize(*pixels.shape[1:3], least, most, self.geometry.factor)
         except UserError as e:
             raise UserError(f"{path}: {e}") from None
 
