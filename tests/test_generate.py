@@ -41,8 +41,10 @@ def save(family, folder):
     return model
 
 
-def load(folder, batch_size=2, **changes):
+def load(folder, split="tensor", **changes):
+    """All devices along one axis of the mesh."""
     config = default_config()
+    config.mesh.update({"fsdp": 1, split: -1})
     config.preprocess.update(
         num_frames=4,
         fps=0.0,
@@ -56,7 +58,7 @@ def load(folder, batch_size=2, **changes):
         folder,
         dtype="float32",
         max_new_tokens=NEW,
-        batch_size=batch_size,
+        batch_size=2,
         config=config,
     )
 
@@ -93,7 +95,7 @@ def test_texts_are_those_of_transformers(family, tmp_path):
         ends = [t for t in new if t in stops]
         wanted.append(tokenizer.decode(new[: new.index(ends[0])] if ends else new))
     items = [Item(str(i), t, instruction="Be brief.") for i, t in enumerate(TEXTS[:2])]
-    found = load(tmp_path).generate(items, progress=False)
+    found = load(tmp_path, "data").generate(items, progress=False)
     assert found.texts == wanted
     assert not found.failures
 
@@ -119,6 +121,10 @@ def test_batches_do_not_matter_and_failures_are_told(generator, media):
         alone = generator.generate([items[i]], progress=False)
         assert alone.texts == [found.texts[i]]
         assert bool(alone.unfinished) == (i in found.unfinished)
+    assert generator.compiled == compiled
+    # Batches of two in flight, the last one filled up.
+    many = generator.generate([items[0]] * 5 + items, progress=False)
+    assert many.texts == [found.texts[0]] * 5 + found.texts
     assert generator.compiled == compiled
 
 
