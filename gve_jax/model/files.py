@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors reads)
 import numpy as np
-import safetensors
+import safetensors.numpy
 
 from gve_jax.types import UserError
 
@@ -94,6 +94,17 @@ def open_tensors(folder: pathlib.Path, stem: str = "model") -> list[Tensor]:
                 )
             )
     return tensors
+
+
+def save_tensors(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes a safetensors file, readable by whom the umask says.
+
+    The library's own files are the owner's alone, whatever the umask.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def with_adapter(
