@@ -96,7 +96,7 @@ def test_our_own_vectors_stay(whole, low_rank, items, tmp_path):
     for workdir in (whole, low_rank[1]):
         folder = tmp_path / workdir.name
         export_hf(restore(workdir), folder)
-        before, after = Embedder.load(workdir), Embedder.load(folder)
+        before, after = map(Embedder.from_checkpoint, (workdir, folder))
         assert before.contract == after.contract
         a, b = before.embed(items).vectors, after.embed(items).vectors
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -141,14 +141,26 @@ def test_peft_reads_the_adapter(low_rank, tmp_path):
     assert set(written) == known
 
 
+def test_we_read_the_adapter(low_rank, items, tmp_path, monkeypatch):
+    _, workdir = low_rank
+    before = Embedder.from_checkpoint(workdir)
+    export_hf(restore(workdir), tmp_path / "adapter", lora="adapter")
+    monkeypatch.chdir(tmp_path)
+    after = Embedder.from_checkpoint("adapter")
+    assert before.contract == after.contract
+    a, b = before.embed(items).vectors, after.embed(items).vectors
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_a_round_trip_is_bit_exact(whole, tmp_path):
     found = restore(whole)
     export_hf(found, tmp_path / "a")
     export_hf(restore(tmp_path / "a"), tmp_path / "b")
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "contract.json"):
-        assert (tmp_path / "a" / name).read_bytes() == (
-            tmp_path / "b" / name
-        ).read_bytes()
+    names = {p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*")}
+    assert len(names) == 14
+    for name in names:
+        a, b = ((tmp_path / folder / name).read_bytes() for folder in "ab")
+        assert a == b, name
 
 
 def test_bad_requests(whole, tmp_path):
@@ -160,6 +172,8 @@ def test_bad_requests(whole, tmp_path):
     (tmp_path / "mine" / "file").touch()
     with pytest.raises(UserError, match="not empty"):
         export_hf(found, tmp_path / "mine")
+    with pytest.raises(UserError, match="int8 weights cannot be written"):
+        export_hf(restore(whole, weights="int8"), tmp_path / "int8")
     with pytest.raises(UserError, match="cannot be made"):
         export_hf(found, tmp_path / "mine" / "file" / "under")
 
@@ -173,3 +187,4 @@ def test_the_command(whole, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "config.json").read_text())["model_type"] == "qwen2_5_vl"
+    assert "differs in transformers: of a video other frames" in done.stdout
