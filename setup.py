@@ -24,6 +24,7 @@ setup(
         "array_record>=0.8.6,<0.9",
         "transformers>=5.23,<6",
         "tokenizers>=0.22,<0.24",
+        "qwix>=0.1.8,<0.2",  # needs nothing that jax and flax do not
         "safetensors>=0.8,<1",
         "huggingface_hub>=1.0,<3",
         "ml-collections>=1.1,<2",

@@ -94,7 +94,8 @@ def make_contract(
         base,
         **changes,
         weights_hash=own.weights_hash if own else "",
-        dtype=config.model.dtype,
+        dtype=model_config.dtype,
+        weights=model_config.weights,
         dim=model_config.text.hidden_size,
         decoder=DECODER,
     )

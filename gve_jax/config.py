@@ -19,8 +19,12 @@ def default_config() -> ml_collections.ConfigDict:
     # or a hub id, ORG/NAME or ORG/NAME@REVISION. Empty: random weights of the
     # architecture below.
     m.init_from = ""
-    m.dtype = "float32"  # of activations: "float32" or "bfloat16"
-    m.param_dtype = "float32"  # of the weights that are not trained
+    # Of activations: "float32" or "bfloat16". Empty: float32; of a Hugging Face
+    # checkpoint that is only used, bfloat16 on GPU and TPU.
+    m.dtype = ""
+    # Of the weights that are not trained: "float32", "bfloat16" or "int8" (matrices, a
+    # scale for each output; the rest bfloat16). Empty: as in the files of init_from.
+    m.param_dtype = ""
     m.remat = "none"  # "none", "attn_out" (keep attention outputs) or "full"
     m.scan = True  # scan over blocks: small programs; False: faster on CPU
     # "auto": blocked on CPU, splash on TPU, cudnn on GPU; or "dense" or "blocked".

@@ -47,7 +47,8 @@ class Contract:
     `max_tokens` caps the sequence, the pooled token included. `time` is "real" (seconds
     between the sampled frames drive the temporal positions, or are written out, as in
     transformers) or "nominal" (1 frame/s). `positions` are "mrope", or "sequential": 0,
-    1, 2 ... for text and media alike, for models that were trained so.
+    1, 2 ... for text and media alike, for models that were trained so. `dtype` is that
+    of the activations; `weights` are "float32", "bfloat16" or "int8".
     """
 
     family: str = "qwen2_5_vl"
@@ -75,6 +76,7 @@ class Contract:
     time: str = "real"
     positions: str = "mrope"
     dtype: str = "float32"
+    weights: str = "float32"
     dim: int = 0
     weights_hash: str = ""
     decoder: str = ""

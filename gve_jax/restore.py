@@ -15,7 +15,7 @@ from gve_jax.config import default_config
 from gve_jax.contract import Contract
 from gve_jax.hub import find_weights
 from gve_jax.media import DECODER
-from gve_jax.model import ModelConfig, partition
+from gve_jax.model import ModelConfig, abstract, convert_weights, partition
 from gve_jax.preprocess import Tokenizer, load_tokenizer
 from gve_jax.types import UserError
 
@@ -35,6 +35,7 @@ def restore(
     checkpoint: str | os.PathLike,
     *,
     dtype: str | None = None,
+    weights: str | None = None,
     config: ConfigDict | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Restored:
@@ -42,7 +43,12 @@ def restore(
 
     Args:
       checkpoint: where to look, in this order of kinds.
-      dtype: of activations, "float32" or "bfloat16"; default the checkpoint's.
+      dtype: of activations, "float32" or "bfloat16"; default: what a workdir was
+        trained with; bfloat16 for a Hugging Face folder, but float32 on CPU.
+      weights: "float32", "bfloat16" or "int8" (matrices; the rest is bfloat16).
+        Default: what a workdir was trained with, what is in a Hugging Face folder. Its
+        tensors are quantised one by one; a workdir must fit as it is first, and its
+        low-rank updates are merged.
       config: what a Hugging Face folder does not say; a workdir has its own.
       mesh: the parameters are spread over; None: the default device.
 
@@ -50,13 +56,19 @@ def restore(
       UserError: nothing loadable there, or the weights that a workdir builds upon have
         changed since.
     """
-    folder = pathlib.Path(checkpoint)
-    if (folder / "checkpoints").is_dir():
-        return _workdir(folder.absolute(), dtype, mesh)
-    return _hugging_face(str(checkpoint), dtype, config, mesh)
+    if is_workdir(checkpoint):
+        return _workdir(pathlib.Path(checkpoint).absolute(), dtype, weights, mesh)
+    return _hugging_face(str(checkpoint), dtype, weights, config, mesh)
 
 
-def _workdir(workdir: pathlib.Path, dtype: str | None, mesh) -> Restored:
+def is_workdir(checkpoint: str | os.PathLike) -> bool:
+    """Whether it is a training workdir, which has a configuration of its own."""
+    return (pathlib.Path(checkpoint) / "checkpoints").is_dir()
+
+
+def _workdir(
+    workdir: pathlib.Path, dtype: str | None, weights: str | None, mesh
+) -> Restored:
     config = load_config(workdir)
     config.model.dtype = dtype or config.model.dtype
     tokenizer = load_tokenizer(workdir / "tokenizer")
@@ -75,20 +87,34 @@ def _workdir(workdir: pathlib.Path, dtype: str | None, mesh) -> Restored:
             f"model.init_from={config.model.init_from!r} now: restore them there"
         )
     params = nnx.merge_state(trainable, frozen)
+    if weights and weights != model_config.weights:
+        model_config, params = convert_weights(model_config, params, weights, mesh)
+        graphdef = abstract(model_config)[0]
     # What this run, not the checkpoint, decides.
-    contract = dataclasses.replace(contract, dtype=config.model.dtype, decoder=DECODER)
+    contract = dataclasses.replace(
+        contract,
+        dtype=model_config.dtype,
+        weights=model_config.weights,
+        decoder=DECODER,
+    )
     return Restored(model_config, graphdef, params, tokenizer, contract, config)
 
 
 def _hugging_face(
-    name: str, dtype: str | None, config: ConfigDict | None, mesh
+    name: str,
+    dtype: str | None,
+    weights: str | None,
+    config: ConfigDict | None,
+    mesh,
 ) -> Restored:
     config = config.copy_and_resolve_references() if config else default_config()
     find_weights(name, "--checkpoint")  # an error names the flag, not the key below
     config.model.init_from = name
     # As frozen weights, which keep `param_dtype`, and with no update on top.
     config.model.trainable, config.model.lora.rank = "lora", 0
-    config.model.dtype = dtype or config.model.dtype
+    fast = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    config.model.dtype = dtype or config.model.dtype or fast
+    config.model.param_dtype = weights or config.model.param_dtype
     tokenizer = build.make_tokenizer(config, ())
     model_config, graphdef, params = build.make_model(config, tokenizer, mesh)
     contract = build.make_contract(config, model_config)

@@ -3,6 +3,7 @@
 from gve_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from gve_jax.model.convert import merge_lora, read_hf, write_hf
 from gve_jax.model.encoder import Encoder, abstract, create, partition
+from gve_jax.model.quantise import convert_weights, quantise
 
 __all__ = [
     "Encoder",
@@ -10,9 +11,11 @@ __all__ = [
     "TextConfig",
     "VisionConfig",
     "abstract",
+    "convert_weights",
     "create",
     "merge_lora",
     "partition",
+    "quantise",
     "read_hf",
     "write_hf",
 ]

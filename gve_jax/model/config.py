@@ -8,6 +8,7 @@ from typing import Any
 from gve_jax.types import UserError
 
 _DTYPES = ("float32", "bfloat16")
+_WEIGHTS = (*_DTYPES, "int8")
 _REMAT = ("none", "attn_out", "full")
 _NORMS = ("rms", "layer")
 _MLPS = ("swiglu", "quick_gelu", "gelu_pytorch_tanh")
@@ -111,6 +112,8 @@ class ModelConfig:
     lora_dropout: float = 0.0
     dtype: str = "float32"  # of activations
     param_dtype: str = "float32"  # of all weights but LoRA's, which are float32
+    # The kernels of linears, LoRA's aside, are int8 with a float32 scale per output.
+    int8: bool = False
     remat: str = "none"  # "none", "attn_out" (keep attention outputs) or "full"
     scan: bool = True  # scan over blocks, else unroll them
     attention: str = "auto"
@@ -218,6 +221,24 @@ class ModelConfig:
         """Features of an embedding."""
         return self.text.hidden_size
 
+    @property
+    def weights(self) -> str:
+        """What most of the weights are: "float32", "bfloat16" or "int8"."""
+        return "int8" if self.int8 else self.param_dtype
+
+    def with_weights(self, weights: str) -> "ModelConfig":
+        """With weights of that kind; "int8" leaves those that stay floats bfloat16.
+
+        Raises:
+          UserError: it is none of the kinds.
+        """
+        if weights not in _WEIGHTS:
+            raise UserError(f"model.param_dtype: {weights!r} is not one of {_WEIGHTS}")
+        int8 = weights == "int8"
+        return dataclasses.replace(
+            self, int8=int8, param_dtype="bfloat16" if int8 else weights
+        )
+
     @classmethod
     def from_config(cls, model, vocab_size: int, **token_ids: int) -> "ModelConfig":
         """From the `model` section of a config: an architecture from scratch.
@@ -239,23 +260,28 @@ class ModelConfig:
             **token_ids,
         ).with_options(model)
 
-    def with_options(self, model) -> "ModelConfig":
+    def with_options(self, model, stored: str = "float32") -> "ModelConfig":
         """This architecture with the run-time choices of a config's `model` section.
 
         LoRA's parameters exist only if they train; weights that train are float32.
+
+        Args:
+          model: `config.model` of `gve_jax.config.default_config()`.
+          stored: what the weights are where they come from, and stay unless
+            `model.param_dtype` says otherwise.
         """
         lora = model.trainable == "lora"
         if not lora and model.trainable != "all":
             raise UserError(
                 f'model.trainable: {model.trainable!r} is neither "lora" nor "all"'
             )
+        cfg = self.with_weights(model.param_dtype or stored)
         return dataclasses.replace(
-            self,
+            cfg if lora else cfg.with_weights("float32"),
             lora_rank=model.lora.rank if lora else 0,
             lora_alpha=model.lora.alpha,
             lora_dropout=model.lora.dropout,
-            dtype=model.dtype,
-            param_dtype=model.param_dtype if lora else "float32",
+            dtype=model.dtype or "float32",
             remat=model.remat,
             scan=model.scan,
             attention=model.attention,

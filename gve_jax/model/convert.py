@@ -22,7 +22,8 @@ from gve_jax.model.config import ModelConfig
 from gve_jax.model.encoder import abstract, random_state
 from gve_jax.model.families import from_hf, to_hf
 from gve_jax.model.files import FLOATS, Tensor, open_tensors, read_json, with_adapter
-from gve_jax.model.layers import LoRAParam
+from gve_jax.model.layers import LoRAParam, quantise_kernel
+from gve_jax.model.quantise import convert_weights
 from gve_jax.types import UserError
 
 _SHARD_BYTES = 5 * 10**9
@@ -147,7 +148,7 @@ def _rows(cfg: ModelConfig) -> list[_Row]:
     shapes = {
         p: v.shape
         for p, v in nnx.to_flat_state(abstract(cfg)[1])
-        if not isinstance(v, LoRAParam)
+        if not isinstance(v, LoRAParam) and p[-1] != "kernel_scale"
     }
     v, rows = cfg.vision, []
     counts = {
@@ -188,8 +189,8 @@ def read_hf(
 ) -> tuple[ModelConfig, nnx.State]:
     """Reads a Hugging Face Qwen-VL folder: safetensors and config.json only.
 
-    Tensors go to the devices one at a time: beside the parameters the host holds one
-    tensor of a file, and a device one more.
+    Tensors go to the devices one at a time, and are quantised there: beside the
+    parameters the host holds one tensor of a file, and a device one more.
 
     Args:
       folder: holds config.json and model.safetensors, or shards and their index.
@@ -210,9 +211,9 @@ def read_hf(
     folder = pathlib.Path(folder)
     cfg = from_hf(read_json(folder / "config.json"), folder / "config.json")
     cfg = dataclasses.replace(cfg, head=head)
-    if model is not None:
-        cfg = cfg.with_options(model)
     tensors = open_tensors(folder)
+    if model is not None:
+        cfg = cfg.with_options(model, _stored(tensors))
     if adapter is not None:
         tensors = with_adapter(tensors, pathlib.Path(adapter), plain_name)
     placed = None if mesh is None else sharding.shardings(abstract(cfg)[1], mesh)
@@ -221,6 +222,11 @@ def read_hf(
         lora = None if placed is None else nnx.filter_state(placed, LoRAParam)
         params = nnx.merge_state(params, random_state(cfg, seed, lora, LoRAParam))
     return cfg, params
+
+
+def _stored(tensors: list[Tensor]) -> str:
+    """The kind of weights that holds a folder's: float16 needs float32's precision."""
+    return "bfloat16" if all(t.dtype == "BF16" for t in tensors) else "float32"
 
 
 def plain_name(key: str) -> str:
@@ -267,14 +273,21 @@ def _assemble(
     rows_of: dict[tuple, list[_Row]] = collections.defaultdict(list)
     for row in wanted.values():
         rows_of[row.path].append(row)
+    variables = dict(nnx.to_flat_state(abstract(cfg)[1]))
     places = dict(nnx.to_flat_state(placed)) if placed is not None else {}
     filled = {}
-    for path, variable in nnx.to_flat_state(abstract(cfg)[1]):
-        if isinstance(variable, LoRAParam):
-            continue
-        place = places[path].get_value() if path in places else None
-        values = ((row, found[row.key].load()) for row in rows_of[path])
-        filled[path] = variable.replace(_place(variable, values, place))
+    for path, rows in rows_of.items():
+        paths = [path]
+        if variables[path].dtype == jnp.int8:
+            paths.append((*path[:-1], "kernel_scale"))
+        values = ((row, found[row.key].load()) for row in rows)
+        arrays = _place(
+            [variables[p] for p in paths],
+            values,
+            tuple(places[p].get_value() for p in paths) if places else None,
+        )
+        for p, x in zip(paths, arrays, strict=True):
+            filled[p] = variables[p].replace(x)
     return nnx.from_flat_state(filled)
 
 
@@ -289,17 +302,19 @@ def _by_layer(keys: list[str]) -> list[str]:
     ]
 
 
-def _place(variable, values: Iterable[tuple[_Row, np.ndarray]], place) -> jax.Array:
-    """One parameter out of the tensors of its layers.
+def _place(
+    variables: list, values: Iterable[tuple[_Row, np.ndarray]], places
+) -> tuple[jax.Array, ...]:
+    """One parameter out of the tensors of its layers; two, if it is to be quantised.
 
     Args:
-      variable: its shape and dtype.
+      variables: its shape and dtype, and those of its scale if it is int8.
       values: (row, tensor), read when they are asked for.
-      place: NamedSharding of the parameter, or None.
+      places: NamedSharding of each of them, or None.
     """
-    shape, dtype = variable.shape, variable.dtype
-    out = {"out_shardings": place}
-    buffer = fill = None
+    shape, dtype = variables[0].shape, variables[0].dtype
+    place = None if places is None else places[0]
+    buffers = None
     for row, x in values:
         one = shape if row.layer is None else shape[1:]
         axes = [None] * len(one)
@@ -313,52 +328,50 @@ def _place(variable, values: Iterable[tuple[_Row, np.ndarray]], place) -> jax.Ar
         else:
             split = NamedSharding(place.mesh, PartitionSpec(*axes))
             x = jax.make_array_from_callback(one, split, x.__getitem__)
-        turn = functools.partial(_turned, matrix=row.matrix, dtype=dtype)
+        turn, fill = _turning(row.matrix, dtype, places)
         if row.layer is None:
-            return jax.jit(turn, **out)(x)
-        if buffer is None:
-            buffer = jax.jit(lambda: jnp.zeros(shape, dtype), **out)()
-            fill = jax.jit(
-                lambda buffer, x, i, turn=turn: jax.lax.dynamic_update_index_in_dim(
-                    buffer, turn(x), i, 0
-                ),
-                donate_argnums=0,
-                **out,
+            return turn(x)
+        if buffers is None:
+            each = places or [None] * len(variables)
+            buffers = tuple(
+                jnp.zeros(v.shape, v.dtype, device=p)
+                for v, p in zip(variables, each, strict=True)
             )
         # Waiting bounds what is in flight to one tensor.
-        buffer = jax.block_until_ready(fill(buffer, x, row.layer))
-    return buffer
+        buffers = jax.block_until_ready(fill(buffers, x, row.layer))
+    return buffers
 
 
-def _turned(x: jax.Array, matrix: bool, dtype) -> jax.Array:
-    return (jnp.moveaxis(x, -1, 0) if matrix else x).astype(dtype)
+@functools.cache
+def _turning(matrix: bool, dtype, places):
+    """Compiled: tensor -> the parts of a parameter; and (stacks, tensor, layer) ->
+    stacks. Equal shapes, and models read again, share them."""
+
+    def turn(x):
+        x = jnp.moveaxis(x, -1, 0) if matrix else x
+        return quantise_kernel(x) if dtype == jnp.int8 else (x.astype(dtype),)
+
+    def fill(buffers, x, layer):
+        put = jax.lax.dynamic_update_index_in_dim
+        parts = zip(buffers, turn(x), strict=True)
+        return tuple(put(buffer, part, layer, 0) for buffer, part in parts)
+
+    options = {"out_shardings": places}
+    return jax.jit(turn, **options), jax.jit(fill, donate_argnums=0, **options)
 
 
 def merge_lora(cfg: ModelConfig, params: nnx.State) -> tuple[ModelConfig, nnx.State]:
     """Folds the low-rank updates into the weights: (config without LoRA, params).
 
     The products are computed in float32 and rounded to the weights' dtype once.
+
+    Raises:
+      UserError: the weights are int8, to which nothing can be added.
     """
     if not cfg.lora_rank:
         return cfg, params
-    scale = cfg.lora_alpha / cfg.lora_rank
-    flat = dict(nnx.to_flat_state(params))
-    merged = {p: v for p, v in flat.items() if not isinstance(v, LoRAParam)}
-    for path in [p for p in flat if p[-1] == "lora_a"]:
-        kernel = flat[*path[:-1], "kernel"]
-        a, b = flat[path], flat[*path[:-1], "lora_b"]
-        merged[*path[:-1], "kernel"] = kernel.replace(
-            _add_update(kernel[...], a[...], b[...], scale)
-        )
-    return dataclasses.replace(cfg, lora_rank=0), nnx.from_flat_state(merged)
-
-
-@jax.jit
-def _add_update(kernel, a, b, scale):
-    update = jnp.einsum(
-        "...ir,...rz->...iz", a, b.reshape(*a.shape[:-2], a.shape[-1], -1)
-    )
-    return (kernel + scale * update.reshape(kernel.shape)).astype(kernel.dtype)
+    _refuse_int8(cfg, "merged")
+    return convert_weights(cfg, params, cfg.weights)
 
 
 def write_hf(
@@ -373,7 +386,11 @@ def write_hf(
     Files are config.json and model.safetensors, or shards and an index above
     `shard_bytes`, under the key names of the released weights. Without a head
     `tie_word_embeddings` is set: loaders that want one take the embedding.
+
+    Raises:
+      UserError: the weights are int8, which no Hugging Face model of these is.
     """
+    _refuse_int8(cfg, "written")
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     cfg, params = merge_lora(cfg, params)
@@ -408,6 +425,14 @@ def write_hf(
     # Last: a folder without config.json is one that was interrupted.
     tied = cfg.tie_word_embeddings or not cfg.head
     _write_json(folder / "config.json", to_hf(cfg) | {"tie_word_embeddings": tied})
+
+
+def _refuse_int8(cfg: ModelConfig, what: str) -> None:
+    if cfg.int8:
+        raise UserError(
+            f"int8 weights cannot be {what}: they are for use alone; load the "
+            "checkpoint with float32 or bfloat16 weights (model.param_dtype)"
+        )
 
 
 def _write_json(path: pathlib.Path, values: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import qwix
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -21,7 +22,8 @@ class Linear(nnx.Module):
     """y = x W + b, with an optional low-rank update (alpha / rank) x A B.
 
     The kernel is [in, *out]: naming the parts of the output (heads, say) lets a mesh
-    split it between them. The result is 2-D all the same: [n, prod(out)].
+    split it between them. The result is 2-D all the same: [n, prod(out)]. With
+    `cfg.int8` the kernel is int8, and `kernel_scale` [*out] says how large a step is.
     """
 
     def __init__(
@@ -40,10 +42,18 @@ class Linear(nnx.Module):
         self.dtype = jnp.dtype(cfg.dtype)
         param_dtype = jnp.dtype(cfg.param_dtype)
         std = cfg.init_std or gain * in_size**-0.5
-        self.kernel = nnx.Param(
-            random_normal(rngs, (in_size, *out_shape), std, param_dtype), axes=axes
+        kernel = random_normal(
+            rngs,
+            (in_size, *out_shape),
+            std,
+            jnp.float32 if cfg.int8 else param_dtype,
         )
         self.has_bias, self.has_lora = bias, lora and cfg.lora_rank > 0
+        self.int8 = cfg.int8
+        if cfg.int8:
+            kernel, scale = quantise_kernel(kernel)
+            self.kernel_scale = nnx.Param(scale, axes=axes[1:])
+        self.kernel = nnx.Param(kernel, axes=axes)
         if bias:
             self.bias = nnx.Param(jnp.zeros(out_shape, param_dtype), axes=axes[1:])
         if self.has_lora:
@@ -62,6 +72,8 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array, dropped: jax.Array | None = None) -> jax.Array:
         """[n, in] -> [n, prod(out)]. `dropped` is what the low-rank update sees."""
         y = x @ _matrix(self.kernel, self.dtype)
+        if self.int8:
+            y = (y * self.kernel_scale[...].reshape(-1)).astype(self.dtype)
         if self.has_bias:
             y += self.bias[...].reshape(-1).astype(self.dtype)
         if self.has_lora:
@@ -72,6 +84,23 @@ class Linear(nnx.Module):
 
 def _matrix(param: nnx.Param, dtype) -> jax.Array:
     return param[...].reshape(param.shape[0], -1).astype(dtype)
+
+
+def quantise_kernel(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A kernel [in, *out] as steps, int8 [in, *out], and their sizes, float32 [*out].
+
+    The step of an output is its largest absolute weight over 127 (1 where all are
+    zero), so that no weight is off by more than half a step.
+    """
+    q = qwix.quantize(
+        kernel.astype(jnp.float32),
+        jnp.int8,
+        channelwise_axes=range(1, kernel.ndim),
+        # It would take 127.5, and whether the largest weight is then -127 or -128 steps
+        # would be an accident of rounding.
+        calibration_method=f"absmax,{127.5 / 127}",
+    )
+    return q.qvalue, q.scale.reshape(kernel.shape[1:])
 
 
 def random_normal(rngs: nnx.Rngs, shape, std: float, dtype) -> jax.Array:
