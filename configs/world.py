@@ -53,5 +53,4 @@ def get_config() -> ml_collections.ConfigDict:
         name="muon", peak_lr=8e-3, warmup_steps=50, weight_decay=0.05, b2=0.99
     )
     c.train.update(steps=1200, log_every=10, checkpoint_every=300)
-    c.embed.batch_size = 64
     return c

@@ -24,7 +24,9 @@ def main(_: list[str]) -> None:
     config = _CONFIG.value
     names = loaders.names(_DATASETS.value or config.eval.datasets)
     sets = read(config, names)
-    embedder = Embedder.load(_CHECKPOINT.value, config=config)
+    embedder = Embedder.from_checkpoint(
+        _CHECKPOINT.value, weights=config.model.param_dtype or None, config=config
+    )
     results = run(config, sets, embedder, _OUTPUT.value, _CHECKPOINT.value)
     for name, row in results["datasets"].items():
         print(

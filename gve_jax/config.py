@@ -144,7 +144,8 @@ def default_config() -> ml_collections.ConfigDict:
     # Devices along each axis; -1 takes those left over.
     c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=-1, tensor=1, sequence=1))
 
-    c.embed = ml_collections.ConfigDict(dict(batch_size=32))
+    # Tokens of a full batch on one device: items are packed to it.
+    c.embed = ml_collections.ConfigDict(dict(tokens=8192))
 
     c.eval = ml_collections.ConfigDict(
         dict(

@@ -104,15 +104,30 @@ class VisionInputs(NamedTuple):
     extents: np.ndarray | None = None
 
 
+class Segments(NamedTuple):
+    """The items of packed rows: s of them in each row, of up to m tokens.
+
+    Everything but attention runs over the tokens as they are packed; attention gathers
+    each item's tokens into a row of its own. Tokens that several items begin with are
+    packed once, and all of these items' rows point to them.
+    """
+
+    index: np.ndarray  # int32 [b, s, m] -> l; 0 in padding
+    slot: np.ndarray  # int32 [b, l] -> s*m; 0 in padding
+    lengths: np.ndarray  # int32 [b, s]; 0: there is no item
+
+
 class EncoderInputs(NamedTuple):
     """A padded batch: all the model sees. Tokens are padded on the right, so causal
-    attention alone keeps padding out; the pooled token is at `lengths - 1`."""
+    attention alone keeps padding out; the pooled token is an item's last. A row is one
+    item, or several where there are `segments`."""
 
     tokens: np.ndarray  # int32 [b, l]
     lengths: np.ndarray  # int32 [b], at least 1
     positions: np.ndarray  # int32 [b, 3, l]
     visual_index: np.ndarray | None = None  # int32 [b, l]: 0..p/4-1, -1 for text
     vision: VisionInputs | None = None
+    segments: Segments | None = None
 
 
 class PairBatch(NamedTuple):

@@ -51,7 +51,7 @@ def test_free_keys_may_change(tmp_path):
     save_config(tmp_path, default_config())
     config = default_config()
     config.data.prefetch, config.data.workers = 7, 3
-    config.embed.batch_size = 1
+    config.embed.tokens = 64
     config.eval.root = "/data/uvrb"
     config.eval.datasets = ("MSRVTT",)
     config.mesh.data, config.mesh.fsdp = 4, 2

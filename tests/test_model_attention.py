@@ -10,7 +10,7 @@ import torch
 
 from gve_jax.model import attention as module
 from gve_jax.model.attention import attention
-from gve_jax.model.layers import permute
+from gve_jax.model.rows import permute
 from gve_jax.sharding import make_mesh
 
 
@@ -132,7 +132,8 @@ def test_permute_has_the_gradient_of_a_masked_gather():
     real = np.array([True, True, True, False])
     used = np.array([1, 1, 0, 1, 0], np.float32)[:, None]  # padding is not looked at
     weights = np.arange(15, dtype=np.float32).reshape(5, 3)
-    ours = jax.grad(lambda x: jnp.sum(permute(x, index, back, real) * weights * used))
+    one = lambda x: permute(x, index[None], back[None], real)  # noqa: E731
+    ours = jax.grad(lambda x: jnp.sum(one(x) * weights * used))
     plain = jax.grad(lambda x: jnp.sum(x[index] * weights * used))
     np.testing.assert_array_equal(ours(x), plain(x))
     assert "scatter" not in str(jax.make_jaxpr(ours)(x))

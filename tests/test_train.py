@@ -79,7 +79,7 @@ def test_it_learns_and_its_vectors_retrieve(pairs, tmp_path):
     train(config, tmp_path / "run", devices=jax.devices()[:1])
     rows = metrics(tmp_path / "run")
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
-    embedder = Embedder.load(tmp_path / "run")
+    embedder = Embedder.from_checkpoint(tmp_path / "run")
     names = list(tiny.COLOURS)
     texts = [
         Item(n, text=f"a {n} square", instruction="Find the video.") for n in names
@@ -104,7 +104,8 @@ def test_lora_trains_few_parameters_and_loads_again(pairs, tmp_path):
     train(config, tmp_path / "run", devices=jax.devices()[:1])
     leaves = jax.tree.leaves(params_of(tmp_path / "run", 4))
     assert 0 < sum(x.size for x in leaves) < 5000
-    vectors = Embedder.load(tmp_path / "run").embed([Item("a", text="red")]).vectors
+    embedder = Embedder.from_checkpoint(tmp_path / "run")
+    vectors = embedder.embed([Item("a", text="red")]).vectors
     assert np.isfinite(vectors).all()
 
 
@@ -155,7 +156,7 @@ def test_too_many_unreadable_videos_stop_the_run(pairs, tmp_path):
 def test_steps_zero_writes_the_untrained_model(pairs, tmp_path):
     train(tiny.config(pairs, train__steps=0), tmp_path / "run", jax.devices()[:1])
     assert Checkpoints(tmp_path / "run").latest_step == 0
-    assert Embedder.load(tmp_path / "run").dim == 32
+    assert Embedder.from_checkpoint(tmp_path / "run").dim == 32
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def config(pairs, **changes) -> ml_collections.ConfigDict:
     c.loss.temperature = 0.05
     c.optim.update(name="muon", peak_lr=3e-3, warmup_steps=2)
     c.train.update(steps=4, log_every=1, checkpoint_every=2, keep=2)
-    c.embed.batch_size = 8
+    c.embed.tokens = 512
     for key, value in changes.items():
         with c.unlocked():
             c.update_from_flattened_dict({key.replace("__", "."): value})

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from gve_jax import build, sharding
 from gve_jax.config import default_config
 from gve_jax.contract import Contract
-from gve_jax.preprocess import Processor
+from gve_jax.preprocess import Packed, Processor, collate_packed
 from gve_jax.progress import ProgressLine
 from gve_jax.restore import restore
 from gve_jax.types import Encoded, Item, UserError
@@ -27,8 +27,8 @@ class EmbedStats(NamedTuple):
 
     items: int
     seconds: float
-    tokens_used: int
-    tokens_padded: int  # slots of all padded batches, padding included
+    tokens_used: int  # what items share counted once
+    tokens_padded: int  # of all batches, padding included
     compiled: int  # shapes compiled by this embedder so far
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class EmbedResult(NamedTuple):
 
 
 class Embedder:
-    """Compiled embedding functions of one checkpoint, one per bucket."""
+    """Compiled embedding functions of one checkpoint, one per shape."""
 
     def __init__(
         self,
@@ -58,47 +58,51 @@ class Embedder:
         processor: Processor,
         contract: Contract,
         *,
-        batch_size: int,
+        tokens: int,
         mesh: jax.sharding.Mesh,
+        exact: bool = False,
     ):
+        """`tokens` are those of a full batch on one device; see `from_checkpoint`."""
         self.contract = contract
         self.dim = contract.dim
         self._processor = processor
+        self._tokens, self._exact = tokens, exact
         self._batch_sharding = sharding.batch_sharding(mesh)
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
-        # Every batch has one size: a smaller last one would compile again.
-        self._batch_size = -(-batch_size // ways) * ways
+        self._ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self._params = params
         self._function = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x))
 
     @classmethod
-    def load(
+    def from_checkpoint(
         cls,
         checkpoint: str | os.PathLike,
         *,
         dtype: str | None = None,
+        weights: str | None = None,
         config: ConfigDict | None = None,
-        num_items: int | None = None,
+        exact: bool = False,
     ) -> "Embedder":
-        """Loads a training workdir, a Hugging Face safetensors folder or a hub id.
+        """Loads a training workdir, a Hugging Face or PEFT folder, or a hub id.
 
         Args:
           checkpoint: where to look, in this order of kinds.
           dtype: of activations, "float32" or "bfloat16"; default the checkpoint's.
+          weights: "float32", "bfloat16" or "int8"; default the checkpoint's.
           config: overrides `preprocess`, `mesh` and `embed` of a Hugging Face folder,
             `mesh` and `embed` of a workdir. Without it the mesh is the default one,
             whatever a workdir was trained on: other machines read it too.
-          num_items: how many there are to embed, if that is known. Few items then are
-            a small batch, instead of a large one that is mostly padding.
+          exact: each item is computed alone, in a shape that depends on it only, so
+            that its vector is the same to the last bit whatever else is embedded;
+            slower for short items.
 
         Raises:
           UserError: nothing loadable there, or the weights that a workdir builds upon
             have changed since.
         """
         mesh = sharding.make_mesh((config or default_config()).mesh)
-        found = restore(checkpoint, dtype=dtype, config=config, mesh=mesh)
-        most = 1 << (num_items - 1).bit_length() if num_items else None
-        run = config or found.config
+        found = restore(
+            checkpoint, dtype=dtype, weights=weights, config=config, mesh=mesh
+        )
         return cls(
             found.graphdef,
             found.params,
@@ -106,13 +110,14 @@ class Embedder:
                 found.config, found.tokenizer, found.contract, found.model_config
             ),
             found.contract,
-            batch_size=_at_most(run.embed.batch_size, most),
+            tokens=(config or found.config).embed.tokens,
             mesh=mesh,
+            exact=exact,
         )
 
     @property
     def compiled(self) -> int:
-        """Shapes compiled so far: at most one per bucket met."""
+        """Shapes compiled so far."""
         return self._function._cache_size()
 
     def embed(
@@ -131,24 +136,35 @@ class Embedder:
         distinct = list(first_of.values())
         vectors = np.full((len(items), self.dim), np.nan, np.float32)
         failures: dict[int, str] = {}
-        waiting: dict[Any, list[tuple[int, Encoded]]] = collections.defaultdict(list)
+        packer = self._processor.packer(self._tokens)
+        # Full rows, by what they have in common, until there is one for each device.
+        waiting: dict[tuple, list[Packed]] = collections.defaultdict(list)
         running: collections.deque = collections.deque()
         used = padded = 0
 
         def finish() -> None:
             rows, result = running.popleft()
-            vectors[rows] = np.asarray(jax.device_get(result))[: len(rows)]
+            result = np.asarray(jax.device_get(result))
+            result = result.reshape(self._ways, -1, self.dim)
+            for row, part in zip(rows, result, strict=False):
+                vectors[row.names] = part[: len(row.names)]
 
-        def launch(members: list[tuple[int, Encoded]]) -> None:
+        def launch(rows: list[Packed]) -> None:
             nonlocal used, padded
-            rows, encoded = zip(*members, strict=True)
-            inputs = self._processor.collate(list(encoded), self._batch_size)
-            used += sum(len(e.tokens) for e in encoded)
+            inputs = collate_packed(rows, self._ways)
+            used += sum(len(row.encoded.tokens) for row in rows)
             padded += inputs.tokens.size
             inputs = jax.device_put(inputs, self._batch_sharding)
             running.append((list(rows), self._function(self._params, inputs)))
             if len(running) > 2:  # two batches in flight hide the transfers
                 finish()
+
+        def take(rows: list[Packed]) -> None:
+            for row in rows:
+                key = (row.kind, row.shape if self._exact else None)
+                waiting[key].append(row)
+                if len(waiting[key]) == self._ways:
+                    launch(waiting.pop(key))
 
         line = ProgressLine(desc, len(distinct), "items") if progress else None
         with (
@@ -159,16 +175,16 @@ class Embedder:
                 if isinstance(encoded, str):
                     failures[i] = encoded
                 else:
-                    members = waiting[self._processor.bucket(encoded)]
-                    members.append((i, encoded))
-                    if len(members) == self._batch_size:
-                        launch(members)
-                        members.clear()
+                    item = items[i]
+                    media = (item.image, item.video, item.start, item.end)
+                    take(packer.add(i, encoded, media))
+                    if self._exact:
+                        take(packer.flush())
                 if line:
                     line.advance()
-            for members in waiting.values():
-                if members:
-                    launch(members)
+            take(packer.flush())
+            for rows in waiting.values():
+                launch(rows)
             while running:
                 finish()
         for i, item in enumerate(items):
@@ -187,10 +203,6 @@ class Embedder:
             return self._processor.encode(item)
         except UserError as e:
             return str(e)
-
-
-def _at_most(batch_size: int, most: int | None) -> int:
-    return batch_size if most is None else min(batch_size, most)
 
 
 def _in_order(

@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec
 from gve_jax.sharding import spec
 
 _MASKED = -1e30  # finite, so that no row is ever all -inf
-_MIN_BLOCK = 256  # queries; shorter sequences are one block
+_BLOCK = 128  # queries; shorter sequences are one block
+_LARGE = 1 << 17  # scores of one block of one item, from where items go one by one
 _LANES = 128  # of a TPU: the splash kernel's blocks are multiples of it
 
 
@@ -43,13 +44,14 @@ def attention(
     Returns:
       [b, t, heads, d] in q's dtype.
     """
-    if lengths is not None:
-        lengths = jnp.maximum(lengths, 1)
     if q.shape[1] == 1:  # one pooled query: kernels gain nothing
         implementation = "blocked"
     elif implementation == "auto":
         implementation = _choose(q.dtype, q.shape[-1])
-    return _IMPLEMENTATIONS[implementation](q, k, v, lengths, causal)
+    run = _IMPLEMENTATIONS[implementation]
+    if lengths is not None and run is not _blocked:
+        lengths = jnp.maximum(lengths, 1)
+    return run(q, k, v, lengths, causal)
 
 
 def _choose(dtype, head_dim: int) -> str:
@@ -73,8 +75,13 @@ def _dense(q, k, v, lengths, causal):
     return out.reshape(b, t, heads, d)
 
 
-def _masked_softmax(scores, lengths, causal, start: int = 0):
-    """float32 [b n g t s] over s; `start` is the position of the first query."""
+def _masked_softmax(scores, lengths, causal):
+    """float32 [b n g t s] over s."""
+    return jax.nn.softmax(_masked(scores, lengths, causal, 0), axis=-1)
+
+
+def _masked(scores, lengths, causal, start: int):
+    """Scores with what is not seen far below; `start`: position of the first query."""
     t, s = scores.shape[-2:]
     seen = None
     if causal:
@@ -82,25 +89,50 @@ def _masked_softmax(scores, lengths, causal, start: int = 0):
     if lengths is not None:
         valid = (np.arange(s) < lengths[:, None])[:, None, None, None]  # [b 1 1 1 s]
         seen = valid if seen is None else seen & valid
-    if seen is not None:
-        scores = jnp.where(seen, scores, _MASKED)
-    return jax.nn.softmax(scores, axis=-1)
+    return scores if seen is None else jnp.where(seen, scores, _MASKED)
 
 
 def _blocked(q, k, v, lengths, causal):
     """Blocks of queries; each sees the keys up to its last query if causal.
 
     Heads move to the front once, which XLA's CPU matmuls need anyway and the einsum of
-    the reference repeats; queries that share keys are folded into one matmul.
+    the reference repeats; queries that share keys are folded into one matmul. Long
+    items go one by one where the scores of all would leave the cache, and rows without
+    an item are passed over.
     """
     b, t, heads, d = q.shape
-    s, n = k.shape[1:3]
-    g = heads // n
-    q = (q * np.asarray(d**-0.5, q.dtype)).reshape(b, t, n, g, d)
+    n = k.shape[2]
+    q = (q * np.asarray(d**-0.5, q.dtype)).reshape(b, t, n, heads // n, d)
     q = q.transpose(0, 2, 3, 1, 4)  # [b n g t d]
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # [b n s d]
+    run = functools.partial(_blocks, causal=causal)
+    large = heads * min(t, _BLOCK) * k.shape[2] >= _LARGE
+    if not (large and b > 1 and jax.default_backend() == "cpu"):
+        out = run(q, k, v, lengths)
+    elif lengths is None:
+        out = jax.lax.map(lambda one: run(*(x[None] for x in one), None)[0], (q, k, v))
+    else:
+
+        def item(one):
+            q, k, v, length = (x[None] for x in one)
+            return jax.lax.cond(
+                length[0] > 0,
+                lambda: run(q, k, v, length)[0],
+                lambda: jnp.zeros(q.shape[1:], v.dtype),
+            )
+
+        out = jax.lax.map(item, (q, k, v, lengths))
+    return out.transpose(0, 3, 1, 2, 4).reshape(b, t, heads, d)
+
+
+def _blocks(q, k, v, lengths, causal):
+    """q [b n g t d], k and v [b n s d] -> [b n g t d]."""
+    b, n, g, t, d = q.shape
+    s = k.shape[2]
+    if lengths is not None:
+        lengths = jnp.maximum(lengths, 1)
     # At most 16 blocks, so that programs of long sequences stay small.
-    block = max(_MIN_BLOCK, -(-t // 16))
+    block = max(_BLOCK, -(-t // 16))
     parts = []
     for start in range(0, t, block):
         stop = min(start + block, t)
@@ -111,11 +143,15 @@ def _blocked(q, k, v, lengths, causal):
             (((3,), (3,)), ((0, 1), (0, 1))),
             preferred_element_type=jnp.float32,
         ).reshape(b, n, g, stop - start, last)
-        probs = _masked_softmax(scores, lengths, causal, start).astype(v.dtype)
-        out = probs.reshape(b, n, -1, last) @ v[:, :, :last]
-        parts.append(out.reshape(b, n, g, -1, d))
-    out = jnp.concatenate(parts, axis=3) if len(parts) > 1 else parts[0]
-    return out.transpose(0, 3, 1, 2, 4).reshape(b, t, heads, d)
+        scores = _masked(scores, lengths, causal, start)
+        # Softmax is divided by its sum after the product with v, which is smaller.
+        most = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+        weights = jnp.exp(scores - most)
+        total = weights.sum(-1, keepdims=True)
+        out = weights.astype(v.dtype).reshape(b, n, -1, last) @ v[:, :, :last]
+        out = out.reshape(b, n, g, -1, d).astype(jnp.float32) / total
+        parts.append(out.astype(v.dtype))
+    return jnp.concatenate(parts, axis=3) if len(parts) > 1 else parts[0]
 
 
 def _cudnn(q, k, v, lengths, causal):

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -21,7 +20,14 @@ from gve_jax import sharding
 from gve_jax.model.config import ModelConfig
 from gve_jax.model.encoder import abstract, random_state
 from gve_jax.model.families import from_hf, to_hf
-from gve_jax.model.files import FLOATS, Tensor, open_tensors, read_json, with_adapter
+from gve_jax.model.files import (
+    FLOATS,
+    Tensor,
+    open_tensors,
+    read_json,
+    save_tensors,
+    with_adapter,
+)
 from gve_jax.model.layers import LoRAParam, quantise_kernel
 from gve_jax.model.quantise import convert_weights
 from gve_jax.types import UserError
@@ -88,9 +94,9 @@ def _text(bias: bool, qk_norm: bool) -> list[tuple[str, str]]:
 
 _QWEN2_MERGER = ("visual.merger", "visual/merger", "ln_q")
 _QWEN3_FCS = ("linear_fc1", "linear_fc2")
-# Family -> (source key, our path) of every tensor; "{}" is a layer. Names are those of
-# the released files; the prefixes of `_ALIASES` are read too. A path that ends in
-# "kernel" holds [in, *out] of a matrix [out, in].
+# Family -> (source key, our path) of every tensor; "{}" is a layer. Names are plain
+# ones: the prefixes of `_ALIASES` are read too, and written for families whose files
+# have them. A path that ends in "kernel" holds [in, *out] of a matrix [out, in].
 TABLES = {
     "qwen2_vl": [
         *_linear("visual.patch_embed.proj", "visual/patch_embed", False),
@@ -234,6 +240,16 @@ def plain_name(key: str) -> str:
     for prefix, plain in _ALIASES:
         if key.startswith(prefix):
             return plain + key[len(prefix) :]
+    return key
+
+
+def written_name(family: str, key: str) -> str:
+    """A plain name as the family's released files have it; the only one that its
+    class in transformers finds."""
+    if family == "qwen3_vl":
+        for prefix, plain in _ALIASES:
+            if key.startswith(plain):
+                return prefix + key[len(plain) :]
     return key
 
 
@@ -414,10 +430,11 @@ def write_hf(
         for row in rows:
             x = flat[row.path][...]
             x = np.asarray(jax.device_get(x if row.layer is None else x[row.layer]))
-            tensors[row.key] = np.ascontiguousarray(row.to_theirs(x))
-            weight_map[row.key] = name
+            key = written_name(cfg.family, row.key)
+            tensors[key] = np.ascontiguousarray(row.to_theirs(x))
+            weight_map[key] = name
         part = folder / f"{name}.part"
-        safetensors.numpy.save_file(tensors, part, metadata={"format": "pt"})
+        save_tensors(part, tensors)
         os.replace(part, folder / name)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}

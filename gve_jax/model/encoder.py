@@ -9,6 +9,7 @@ from flax import nnx
 
 from gve_jax.model.config import ModelConfig
 from gve_jax.model.layers import LoRAParam
+from gve_jax.model.rows import Rows, take_rows
 from gve_jax.model.text import TextModel
 from gve_jax.model.vision import VisionTower
 from gve_jax.types import EncoderInputs, UserError
@@ -35,18 +36,20 @@ class Encoder(nnx.Module):
         """Embeds a batch.
 
         Args:
-          inputs: as `Processor.collate` makes them; text-only batches have no `vision`.
+          inputs: as `Processor.collate` or `packing.collate` make them; text-only
+            batches have no `vision`.
           dropout_key: JAX key of LoRA's dropout; None: deterministic.
           prune_last: skip the work of the last layer that pooling throws away.
 
         Returns:
-          float32 [b, d], unit vectors.
+          float32 [b, d], unit vectors; [b*s, d] of packed rows, those where there is
+          no item finite rubbish.
         """
         x, deep = self.embed_inputs(inputs)
         x = self.text(
             x,
             inputs.positions,
-            inputs.lengths - 1,
+            Rows.of(inputs.lengths, inputs.segments),
             deep=deep,
             dropout_key=dropout_key,
             prune_last=prune_last,
@@ -63,11 +66,8 @@ class Encoder(nnx.Module):
         if inputs.vision is None:
             return x, ()
         features = self.visual(inputs.vision)  # rows of b*p/4 units
-        b = len(inputs.tokens)
-        first = jnp.arange(b)[:, None] * (len(features.units) // b)
-        index = (inputs.visual_index + first).reshape(-1)  # [b*l]
         seen = inputs.visual_index.reshape(-1, 1) >= 0
-        take = lambda rows: jnp.take(rows, index, axis=0, mode="clip")  # noqa: E731
+        take = lambda rows: take_rows(rows, inputs.visual_index)  # noqa: E731
         x = jnp.where(seen, take(features.units), x)
         return x, [jnp.where(seen, take(rows), 0) for rows in features.deep]
 

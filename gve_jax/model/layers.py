@@ -259,32 +259,3 @@ def remat(
 def name_attention(x: jax.Array) -> jax.Array:
     """Marks an attention output as what `remat="attn_out"` keeps."""
     return checkpoint_name(x, "attn_out")
-
-
-@jax.custom_vjp
-def permute(x: jax.Array, index: jax.Array, back: jax.Array, real: jax.Array):
-    """x[index], whose backward pass is a gather too: a scatter is slow everywhere.
-
-    Args:
-      x: [n, ...].
-      index: int [m], rows of x.
-      back: int [n], rows of the result: where each real row of x went.
-      real: bool [n], rows of x that went to one place; the others are padding, and
-        their gradient is zero.
-    """
-    del back, real
-    return jnp.take(x, index, axis=0, mode="clip")
-
-
-def _permute_forward(x, index, back, real):
-    return permute(x, index, back, real), (back, real)
-
-
-def _permute_backward(residuals, g):
-    back, real = residuals
-    rows = jnp.take(g, back, axis=0, mode="clip")
-    real = real.reshape(-1, *(1,) * (rows.ndim - 1))
-    return jnp.where(real, rows, 0), None, None, None
-
-
-permute.defvjp(_permute_forward, _permute_backward)

@@ -23,6 +23,7 @@ from gve_jax.model.layers import (
     when,
 )
 from gve_jax.model.rope import Rotary, rotate, text_rotary
+from gve_jax.model.rows import Rows, take_rows
 
 
 class Cache(NamedTuple):
@@ -81,36 +82,38 @@ class DecoderBlock(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        b: int,
+        rows: Rows,
         rotary: Rotary,
         dropout: Dropout | None = None,
-        pooled: jax.Array | None = None,
+        pooled: bool = False,
     ) -> jax.Array:
         """One block.
 
         Args:
-          x: [b*l, d].
-          b: items.
-          rotary: of the b*l tokens.
+          x: [n, d], tokens.
+          rows: the items among them.
+          rotary: of the tokens.
           dropout: of LoRA's inputs; None if deterministic.
-          pooled: int [b], the one token of each item whose output is wanted: queries
-            and MLP of the others are skipped. None: all tokens.
+          pooled: the output of each item's last token alone is wanted: queries and MLP
+            of the others are skipped.
 
         Returns:
-          [b*l, d], or [b, d] if `pooled` is given.
+          [n, d], or [rows.count, d] if `pooled`.
         """
         y = self.norm1(x)
         dropped = dropout(y) if dropout else None
-        k, v = self._keys_values(y, b, rotary, dropped)
-        lengths = None
-        if pooled is not None:
-            rows = pooled + np.arange(b) * (len(x) // b)
-            take = lambda z: jnp.take(z, rows, axis=0, mode="clip")  # noqa: E731
-            x, y, rotary = take(x), take(y), Rotary(*map(take, rotary))
-            dropped = take(dropped) if dropout else None
-            lengths = pooled + 1
-        q = self._queries(y, b, rotary, dropped)
-        return self._finish(x, q, k, v, lengths, dropout)
+        k, v = map(rows.spread, self._keys_values(y, rotary, dropped))
+        if not pooled:
+            q = rows.spread(self._queries(y, rotary, dropped))
+            # Causality alone keeps padding out; lengths tell which rows to pass over.
+            lengths = None if rows.index is None else rows.lengths
+            out = self._attend(q, k, v, lengths, causal=True)
+            return self._finish(x, rows.gather(out), dropout)
+        take = lambda z: take_rows(z, rows.pooled)  # noqa: E731
+        x, y, rotary = take(x), take(y), Rotary(*map(take, rotary))
+        q = self._queries(y, rotary, take(dropped) if dropout else None)
+        out = self._attend(q[:, None], k, v, rows.lengths, causal=False)
+        return self._finish(x, out[:, 0], dropout)
 
     def cached(
         self,
@@ -136,42 +139,37 @@ class DecoderBlock(nnx.Module):
           (states as x, the cache with these tokens).
         """
         y = self.norm1(x)
-        q = self._queries(y, b, rotary)
-        k, v = self._keys_values(y, b, rotary)
+        q, k, v = (
+            z.reshape(b, -1, *z.shape[1:])
+            for z in (self._queries(y, rotary), *self._keys_values(y, rotary))
+        )
         cache = cache.write(layer, k, v, slots)
         lengths = None
         if slots is not None:
             k, v, lengths = cache.k[layer], cache.v[layer], slots + 1
-        return self._finish(x, q, k, v, lengths), cache
+        out = self._attend(q, k, v, lengths, causal=slots is None)
+        return self._finish(x, out.reshape(len(x), *out.shape[2:])), cache
 
-    def _queries(self, y, b, rotary, dropped=None) -> jax.Array:
-        """[b*t, d] -> [b, t, heads, head_dim], rotated."""
+    def _queries(self, y, rotary, dropped=None) -> jax.Array:
+        """[n, d] -> [n, heads, head_dim], rotated."""
         c = self.cfg.text
         q = self.q(y, dropped).reshape(-1, c.num_attention_heads, c.head_dim)
-        if c.qk_norm:
-            q = self.q_norm(q)
-        return rotate(q, rotary).reshape(b, -1, *q.shape[1:])
+        return rotate(self.q_norm(q) if c.qk_norm else q, rotary)
 
-    def _keys_values(self, y, b, rotary, dropped=None) -> tuple[jax.Array, jax.Array]:
-        """[b*l, d] -> [b, l, kv_heads, head_dim] twice, keys rotated."""
+    def _keys_values(self, y, rotary, dropped=None) -> tuple[jax.Array, jax.Array]:
+        """[n, d] -> [n, kv_heads, head_dim] twice, keys rotated."""
         c = self.cfg.text
         k = self.k(y, dropped).reshape(-1, c.num_key_value_heads, c.head_dim)
-        v = self.v(y, dropped).reshape(b, -1, *k.shape[1:])
-        if c.qk_norm:
-            k = self.k_norm(k)
-        return rotate(k, rotary).reshape(v.shape), v
+        v = self.v(y, dropped).reshape(k.shape)
+        return rotate(self.k_norm(k) if c.qk_norm else k, rotary), v
 
-    def _finish(self, x, q, k, v, lengths, dropout=None) -> jax.Array:
-        """Attention, its output projection and the MLP, each added to x."""
-        out = attention(
-            q,
-            k,
-            v,
-            lengths=lengths,
-            causal=lengths is None,
-            implementation=self.cfg.attention,
-        )
-        x += self.o(name_attention(out.reshape(len(x), -1)))
+    def _attend(self, q, k, v, lengths, causal) -> jax.Array:
+        kind = self.cfg.attention
+        return attention(q, k, v, lengths=lengths, causal=causal, implementation=kind)
+
+    def _finish(self, x, mixed, dropout=None) -> jax.Array:
+        """Attention's output projection and the MLP, each added to x."""
+        x += self.o(name_attention(mixed.reshape(len(x), -1)))
         return x + self.mlp(self.norm2(x), dropout)
 
 
@@ -210,37 +208,37 @@ class TextModel(nnx.Module):
         self,
         x: jax.Array,
         positions: jax.Array,
-        pooled: jax.Array,
+        rows: Rows,
         *,
         deep: Sequence[jax.Array] = (),
         dropout_key: jax.Array | None = None,
         prune_last: bool = True,
     ) -> jax.Array:
-        """The final state of one token of each item.
+        """The final state of the last token of each item.
 
         Padding is on the right, where causal attention never looks: no key is masked.
 
         Args:
           x: [b*l, d] input embeddings.
           positions: int [b, 3, l].
-          pooled: int [b], the token whose state is returned; not one of a medium.
+          rows: the items; their last tokens are not those of a medium.
           deep: [b*l, d] each, added after the first layers (DeepStack).
           dropout_key: JAX key of LoRA's dropout; None: deterministic.
-          prune_last: skip what the pooled token does not need; the result is equal.
+          prune_last: skip what the last token does not need; the result is equal.
 
         Returns:
-          [b, d] after the final norm.
+          [rows.count, d] after the final norm.
         """
-        cfg, b = self.cfg, len(positions)
+        cfg = self.cfg
         rotary, add_deep = self._rotary(positions), _adder(deep)
         drop = dropout_key is not None and cfg.lora_rank and cfg.lora_dropout
 
-        def run(block, x, layer, pooled=None):
+        def run(block, x, layer, pooled=False):
             dropout = None
             if drop:
                 key = jax.random.fold_in(dropout_key, layer)
                 dropout = Dropout(key, cfg.lora_dropout)
-            return block(x, b, rotary, dropout, pooled)
+            return block(x, rows, rotary, dropout, pooled)
 
         def run_deep(block, x, layer):
             return add_deep(run(block, x, layer), layer)
@@ -249,13 +247,9 @@ class TextModel(nnx.Module):
         if depth:
             x = run_stack(cfg, self.layers, x, np.arange(depth), run_deep)
         graph, state = nnx.split(self.last)
-        last = lambda x, s, p=None: run(nnx.merge(graph, s), x, depth, p)  # noqa: E731
-        if prune_last:
-            x = remat(cfg, last)(x, state, pooled)
-        else:
-            x = remat(cfg, last)(x, state)
-            x = jnp.take(x, pooled + np.arange(b) * (len(x) // b), axis=0, mode="clip")
-        return self.norm(x)
+        last = lambda x, s: run(nnx.merge(graph, s), x, depth, prune_last)  # noqa: E731
+        x = remat(cfg, last)(x, state)
+        return self.norm(x if prune_last else take_rows(x, rows.pooled))
 
     def cached(
         self,

@@ -17,13 +17,13 @@ from gve_jax.model.layers import (
     RMSNorm,
     SwiGLU,
     name_attention,
-    permute,
     random_normal,
     run_stack,
     stack,
     when,
 )
 from gve_jax.model.rope import Rotary, rotate, vision_rotary
+from gve_jax.model.rows import permute, take_rows
 from gve_jax.types import VisionInputs
 
 _EPS = 1e-6  # of the tower's norms, in all families
@@ -35,8 +35,8 @@ class Layout(NamedTuple):
     rows: int
     rotary: Rotary  # of the slots
     lengths: jax.Array | None = None  # int [rows]; None: all slots are real
-    index: jax.Array | None = None  # int [rows * size] -> n; None: slots are patches
-    slot: jax.Array | None = None  # int [n] -> rows * size
+    index: jax.Array | None = None  # int [b, ...] -> n / b; None: slots are patches
+    slot: jax.Array | None = None  # int [b, n / b] -> slots of the entry
     real_slots: jax.Array | None = None  # bool [rows * size]
     real_patches: jax.Array | None = None  # bool [n]
 
@@ -53,15 +53,11 @@ def make_layout(lengths, index, slot, rotary: Rotary) -> Layout:
     b, rows = lengths.shape
     if index is None:
         return Layout(b * rows, rotary)
-    p, size = slot.shape[1], index.shape[2]
-    first = np.arange(b)[:, None]
-    index = (index.reshape(b, -1) + first * p).reshape(-1)
-    slot = (slot + first * (rows * size)).reshape(-1)
-    real_slots = np.arange(size) < lengths[:, :, None]
-    real_patches = np.arange(p) < lengths.sum(1, keepdims=True)
+    real_slots = np.arange(index.shape[2]) < lengths[:, :, None]
+    real_patches = np.arange(slot.shape[1]) < lengths.sum(1, keepdims=True)
     return Layout(
         b * rows,
-        Rotary(*(jnp.take(x, index, axis=0, mode="clip") for x in rotary)),
+        Rotary(*(take_rows(x, index) for x in rotary)),
         lengths.reshape(-1),
         index,
         slot,

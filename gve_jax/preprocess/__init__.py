@@ -2,6 +2,7 @@
 
 from gve_jax.preprocess.buckets import Bucket
 from gve_jax.preprocess.geometry import Geometry
+from gve_jax.preprocess.packing import Packed, Packer, collate_packed
 from gve_jax.preprocess.processor import Processor
 from gve_jax.preprocess.resize import smart_resize
 from gve_jax.preprocess.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -9,8 +10,11 @@ from gve_jax.preprocess.tokenizer import Tokenizer, load_tokenizer, train_tokeni
 __all__ = [
     "Bucket",
     "Geometry",
+    "Packed",
+    "Packer",
     "Processor",
     "Tokenizer",
+    "collate_packed",
     "load_tokenizer",
     "smart_resize",
     "train_tokenizer",

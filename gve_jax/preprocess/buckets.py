@@ -76,6 +76,11 @@ class Buckets:
                 exact=key,
             )
 
+    @property
+    def exact(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """(window lengths, frame lengths) of the media of `exact_grids`."""
+        return list(self._exact)
+
     def check(self, tokens: int, patches: int, lengths: tuple) -> None:
         """Raises UserError if an item of these sizes has no bucket."""
         if tokens > self._tokens[-1]:

@@ -14,6 +14,7 @@ from gve_jax.preprocess import buckets
 from gve_jax.preprocess.buckets import Bucket, Buckets
 from gve_jax.preprocess.cache import FrameCache
 from gve_jax.preprocess.geometry import QWEN2_5_VL, Geometry, Grid
+from gve_jax.preprocess.packing import Packer
 from gve_jax.preprocess.patches import grid_of, layout, patchify
 from gve_jax.preprocess.positions import (
     Placed,
@@ -250,6 +251,11 @@ class Processor:
         if rows < len(encoded):
             raise ValueError(f"{len(encoded)} items for a batch of {rows}")
         return buckets.collate(encoded, bucket, rows)
+
+    def packer(self, tokens: int) -> Packer:
+        """Packs items of this processor into rows of `tokens` tokens."""
+        size = self.contract.max_pixels // self.geometry.patch_size**2
+        return Packer(self.geometry, tokens, size, self._buckets.exact)
 
     def _video(self, item: Item) -> Frames:
         c, geometry = self.contract, self.geometry
