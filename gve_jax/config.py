@@ -23,7 +23,8 @@ def default_config() -> ml_collections.ConfigDict:
     # checkpoint that is only used, bfloat16 on GPU and TPU.
     m.dtype = ""
     # Of the weights that are not trained: "float32", "bfloat16" or "int8" (matrices, a
-    # scale for each output; the rest bfloat16). Empty: as in the files of init_from.
+    # scale for each output; the rest bfloat16). Empty: as in the files of init_from;
+    # of a checkpoint that is only used, float32 on CPU, where 16 bits save nothing.
     m.param_dtype = ""
     m.remat = "none"  # "none", "attn_out" (keep attention outputs) or "full"
     m.scan = True  # scan over blocks: small programs; False: faster on CPU

@@ -46,9 +46,9 @@ def restore(
       dtype: of activations, "float32" or "bfloat16"; default: what a workdir was
         trained with; bfloat16 for a Hugging Face folder, but float32 on CPU.
       weights: "float32", "bfloat16" or "int8" (matrices; the rest is bfloat16).
-        Default: what a workdir was trained with, what is in a Hugging Face folder. Its
-        tensors are quantised one by one; a workdir must fit as it is first, and its
-        low-rank updates are merged.
+        Default: what a workdir was trained with; what is in a Hugging Face folder, but
+        float32 on CPU. A folder's tensors are quantised one by one; a workdir must fit
+        as it is first, and its low-rank updates are merged.
       config: what a Hugging Face folder does not say; a workdir has its own.
       mesh: the parameters are spread over; None: the default device.
 
@@ -112,9 +112,13 @@ def _hugging_face(
     config.model.init_from = name
     # As frozen weights, which keep `param_dtype`, and with no update on top.
     config.model.trainable, config.model.lora.rank = "lora", 0
-    fast = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    cpu = jax.default_backend() == "cpu"
+    fast = "float32" if cpu else "bfloat16"
     config.model.dtype = dtype or config.model.dtype or fast
-    config.model.param_dtype = weights or config.model.param_dtype
+    # XLA for CPUs computes in float32, and would keep a float32 copy of all bfloat16
+    # weights beside them.
+    stored = "float32" if cpu else ""
+    config.model.param_dtype = weights or config.model.param_dtype or stored
     tokenizer = build.make_tokenizer(config, ())
     model_config, graphdef, params = build.make_model(config, tokenizer, mesh)
     contract = build.make_contract(config, model_config)

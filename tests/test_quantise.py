@@ -325,16 +325,20 @@ def test_any_checkpoint_comes_in_any_weights(workdirs, kind):
 
 
 def test_a_hugging_face_folder_is_computed_in_what_the_device_is_fast_in(
-    workdirs, monkeypatch
+    workdirs, tmp_path, monkeypatch
 ):
-    assert restore(workdirs / "hf").contract.dtype == "float32"
+    def kinds(found):
+        return found.contract.dtype, found.contract.weights
+
+    half = restore(workdirs / "hf", weights="bfloat16")
+    export_hf(half, tmp_path / "half")
+    assert kinds(restore(tmp_path / "half")) == ("float32", "float32")
     config = default_config()
     config.model.dtype, config.model.param_dtype = "bfloat16", "int8"
-    found = restore(workdirs / "hf", config=config)
-    assert (found.contract.dtype, found.contract.weights) == ("bfloat16", "int8")
+    assert kinds(restore(tmp_path / "half", config=config)) == ("bfloat16", "int8")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    found = restore(workdirs / "hf")
-    assert (found.contract.dtype, found.contract.weights) == ("bfloat16", "float32")
+    assert kinds(restore(tmp_path / "half")) == ("bfloat16", "bfloat16")
+    assert kinds(restore(workdirs / "hf")) == ("bfloat16", "float32")
     # What was trained in float32 stays so.
     assert restore(workdirs / "whole").contract.dtype == "float32"
 

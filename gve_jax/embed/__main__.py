@@ -31,7 +31,7 @@ _WEIGHTS = flags.DEFINE_enum(
     "weights",
     None,
     ["float32", "bfloat16", "int8"],
-    "int8: a quarter of float32's memory; default the checkpoint's.",
+    "int8: a quarter of float32's memory; default the checkpoint's, float32 on CPU.",
 )
 _PRESET = flags.DEFINE_string(
     "preset",
