@@ -46,9 +46,10 @@ def restore(
       dtype: of activations, "float32" or "bfloat16"; default: what a workdir was
         trained with; bfloat16 for a Hugging Face folder, but float32 on CPU.
       weights: "float32", "bfloat16" or "int8" (matrices; the rest is bfloat16).
-        Default: what a workdir was trained with; what is in a Hugging Face folder, but
-        float32 on CPU. A folder's tensors are quantised one by one; a workdir must fit
-        as it is first, and its low-rank updates are merged.
+        Default: what a workdir was trained with, what is in a Hugging Face folder;
+        "fast" is the same but for such a folder on CPU, where it is float32. A folder's
+        tensors are quantised one by one; a workdir must fit as it is first, and its
+        low-rank updates are merged.
       config: what a Hugging Face folder does not say; a workdir has its own.
       mesh: the parameters are spread over; None: the default device.
 
@@ -87,7 +88,7 @@ def _workdir(
             f"model.init_from={config.model.init_from!r} now: restore them there"
         )
     params = nnx.merge_state(trainable, frozen)
-    if weights and weights != model_config.weights:
+    if weights not in (None, "fast", model_config.weights):
         model_config, params = convert_weights(model_config, params, weights, mesh)
         graphdef = abstract(model_config)[0]
     # What this run, not the checkpoint, decides.
@@ -115,10 +116,11 @@ def _hugging_face(
     cpu = jax.default_backend() == "cpu"
     fast = "float32" if cpu else "bfloat16"
     config.model.dtype = dtype or config.model.dtype or fast
-    # XLA for CPUs computes in float32, and would keep a float32 copy of all bfloat16
-    # weights beside them.
-    stored = "float32" if cpu else ""
-    config.model.param_dtype = weights or config.model.param_dtype or stored
+    if weights == "fast":
+        # XLA for CPUs computes in float32, and would keep a float32 copy of all
+        # bfloat16 weights beside them.
+        weights = config.model.param_dtype or ("float32" if cpu else "")
+    config.model.param_dtype = weights or config.model.param_dtype
     tokenizer = build.make_tokenizer(config, ())
     model_config, graphdef, params = build.make_model(config, tokenizer, mesh)
     contract = build.make_contract(config, model_config)

@@ -332,12 +332,16 @@ def test_a_hugging_face_folder_is_computed_in_what_the_device_is_fast_in(
 
     half = restore(workdirs / "hf", weights="bfloat16")
     export_hf(half, tmp_path / "half")
-    assert kinds(restore(tmp_path / "half")) == ("float32", "float32")
+    assert kinds(restore(tmp_path / "half")) == ("float32", "bfloat16")
+    fast = restore(tmp_path / "half", weights="fast")
+    assert kinds(fast) == ("float32", "float32")
     config = default_config()
     config.model.dtype, config.model.param_dtype = "bfloat16", "int8"
     assert kinds(restore(tmp_path / "half", config=config)) == ("bfloat16", "int8")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert kinds(restore(tmp_path / "half")) == ("bfloat16", "bfloat16")
+    for weights in (None, "fast"):
+        found = restore(tmp_path / "half", weights=weights)
+        assert kinds(found) == ("bfloat16", "bfloat16")
     assert kinds(restore(workdirs / "hf")) == ("bfloat16", "float32")
     # What was trained in float32 stays so.
     assert restore(workdirs / "whole").contract.dtype == "float32"

@@ -87,7 +87,8 @@ class Embedder:
         Args:
           checkpoint: where to look, in this order of kinds.
           dtype: of activations, "float32" or "bfloat16"; default the checkpoint's.
-          weights: "float32", "bfloat16" or "int8"; default the checkpoint's.
+          weights: "float32", "bfloat16" or "int8"; default the checkpoint's, but of a
+            Hugging Face folder on CPU float32.
           config: overrides `preprocess`, `mesh` and `embed` of a Hugging Face folder,
             `mesh` and `embed` of a workdir. Without it the mesh is the default one,
             whatever a workdir was trained on: other machines read it too.
@@ -101,7 +102,11 @@ class Embedder:
         """
         mesh = sharding.make_mesh((config or default_config()).mesh)
         found = restore(
-            checkpoint, dtype=dtype, weights=weights, config=config, mesh=mesh
+            checkpoint,
+            dtype=dtype,
+            weights=weights or "fast",
+            config=config,
+            mesh=mesh,
         )
         return cls(
             found.graphdef,
