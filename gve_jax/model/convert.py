@@ -344,8 +344,9 @@ def _place(
         else:
             split = NamedSharding(place.mesh, PartitionSpec(*axes))
             x = jax.make_array_from_callback(one, split, x.__getitem__)
-        turn, fill = _turning(row.matrix, dtype, places)
-        if row.layer is None:
+        single = row.layer is None
+        turn = _turning(row.matrix, dtype, places if single else None)
+        if single:
             return turn(x)
         if buffers is None:
             each = places or [None] * len(variables)
@@ -353,27 +354,35 @@ def _place(
                 jnp.zeros(v.shape, v.dtype, device=p)
                 for v, p in zip(variables, each, strict=True)
             )
+            fill = _filling(places)
         # Waiting bounds what is in flight to one tensor.
-        buffers = jax.block_until_ready(fill(buffers, x, row.layer))
+        buffers = jax.block_until_ready(fill(buffers, turn(x), row.layer))
     return buffers
 
 
 @functools.cache
 def _turning(matrix: bool, dtype, places):
-    """Compiled: tensor -> the parts of a parameter; and (stacks, tensor, layer) ->
-    stacks. Equal shapes, and models read again, share them."""
+    """Compiled: a tensor -> the parts of a parameter, or of one layer of it. Equal
+    shapes, and models read again, share it."""
 
     def turn(x):
         x = jnp.moveaxis(x, -1, 0) if matrix else x
         return quantise_kernel(x) if dtype == jnp.int8 else (x.astype(dtype),)
 
-    def fill(buffers, x, layer):
-        put = jax.lax.dynamic_update_index_in_dim
-        parts = zip(buffers, turn(x), strict=True)
-        return tuple(put(buffer, part, layer, 0) for buffer, part in parts)
+    return jax.jit(turn, out_shardings=places)
 
-    options = {"out_shardings": places}
-    return jax.jit(turn, **options), jax.jit(fill, donate_argnums=0, **options)
+
+@functools.cache
+def _filling(places):
+    """Compiled: (stacks, parts of one layer, its number) -> stacks, written in place.
+
+    Apart from `_turning`: fused, XLA's CPU code turns element by element."""
+
+    def fill(buffers, parts, layer):
+        put = jax.lax.dynamic_update_index_in_dim
+        return tuple(put(b, p, layer, 0) for b, p in zip(buffers, parts, strict=True))
+
+    return jax.jit(fill, donate_argnums=0, out_shardings=places)
 
 
 def merge_lora(cfg: ModelConfig, params: nnx.State) -> tuple[ModelConfig, nnx.State]:

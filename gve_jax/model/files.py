@@ -1,17 +1,20 @@
 """Tensors of Hugging Face and PEFT folders, read one at a time. NumPy only."""
 
+import functools
 import json
+import math
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors reads)
+import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
 from gve_jax.types import UserError
 
-FLOATS = ("F32", "F16", "BF16")  # safetensors' names
+# Of safetensors' names.
+FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -83,16 +86,13 @@ def open_tensors(folder: pathlib.Path, stem: str = "model") -> list[Tensor]:
             raise UserError(
                 f"{folder / name}: broken ({e}); download it again"
             ) from None
+        start, header = _header(folder / name)
         for key in file.keys():  # noqa: SIM118  (not a dict)
-            part = file.get_slice(key)
-            tensors.append(
-                Tensor(
-                    key,
-                    tuple(part.get_shape()),
-                    part.get_dtype(),
-                    lambda file=file, key=key: file.get_tensor(key),
-                )
-            )
+            entry = header[key]
+            shape, dtype = tuple(entry["shape"]), entry["dtype"]
+            offset = start + entry["data_offsets"][0]
+            load = functools.partial(_read, folder / name, offset, shape, dtype)
+            tensors.append(Tensor(key, shape, dtype, load))
     return tensors
 
 
@@ -105,6 +105,19 @@ def save_tensors(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
     mode = path.stat().st_mode
     safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(mode)
+
+
+def _header(path: pathlib.Path) -> tuple[int, dict]:
+    """(where the data begin, key -> entry) of a file that `safe_open` found sound."""
+    with open(path, "rb") as f:
+        size = int.from_bytes(f.read(8), "little")
+        return 8 + size, json.loads(f.read(size))
+
+
+def _read(path: pathlib.Path, offset: int, shape: tuple[int, ...], dtype: str):
+    """Read, not mapped: pages of a mapped file stay in memory until it is closed."""
+    x = np.fromfile(path, FLOATS[dtype], math.prod(shape), offset=offset)
+    return x.reshape(shape)
 
 
 def with_adapter(
