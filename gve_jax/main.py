@@ -8,15 +8,16 @@ from absl import app, flags, logging
 
 from gve_jax.types import UserError
 
+# Compiled programs are kept here, so that a second start is quick.
+COMPILED = os.path.join(os.path.expanduser("~"), ".cache", "gve_jax", "compiled")
+
 
 def run(main: Callable[[list[str]], None], required: Sequence[str] = ()) -> None:
     """Runs `main` under absl: exit 0 done, 1 failed with one line, 2 bad flags."""
     # Libraries log every start at INFO; what a user needs is printed.
     logging.set_verbosity(logging.WARNING)
-    # Compiled programs are kept, so that a second start is quick. An environment
-    # variable, because not every command imports jax.
-    cache = os.path.join(os.path.expanduser("~"), ".cache", "gve_jax", "compiled")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
+    # An environment variable, because not every command imports jax.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)
     for name in required:
         flags.mark_flag_as_required(name)
 

@@ -22,6 +22,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # float32 sums in another order: by padding, batch or device.
 BOUND = 2e-6
+# The same in bfloat16: of a value, and of the cosine.
+LOW_BOUND, LOW_COSINE = 4e-3, 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -380,6 +382,23 @@ def test_an_item_does_not_depend_on_batch_or_bucket(media, workdir, tmp_path, em
     padded = Embedder.from_checkpoint(tmp_path / "run", config=overrides)
     got = padded.embed(items[::-1], progress=False)
     np.testing.assert_allclose(got.vectors[::-1], together, atol=BOUND, rtol=0)
+
+
+def test_an_item_does_not_depend_on_its_company_in_bfloat16(media, workdir):
+    """One bfloat16 step is 4e-3 of a value; vectors of 32 numbers are of size 0.2."""
+    clips = sorted(media.glob("*-*.mp4"))
+    items = [Item(p.name, video=str(p)) for p in clips]
+    items += [
+        Item(f"t{i}", text=f"it is {p.stem} " * i) for i, p in enumerate(clips, 1)
+    ]
+    embedder = Embedder.from_checkpoint(workdir, dtype="bfloat16")
+    together = embedder.embed(items, progress=False).vectors
+    exact = Embedder.from_checkpoint(workdir, dtype="bfloat16", exact=True)
+    alone = exact.embed(items, progress=False).vectors
+    for some in (alone, embedder.embed(items[::-3], progress=False).vectors):
+        want = together if some is alone else together[::-3]
+        assert (some * want).sum(-1).min() > 1 - LOW_COSINE
+        np.testing.assert_allclose(some, want, atol=LOW_BOUND, rtol=0)
 
 
 def test_a_split_model_embeds_the_same(media, workdir, embedder):

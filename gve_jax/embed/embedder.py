@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from gve_jax import build, sharding
 from gve_jax.config import default_config
 from gve_jax.contract import Contract
+from gve_jax.main import COMPILED
 from gve_jax.preprocess import Packed, Processor, collate_packed
 from gve_jax.progress import ProgressLine
 from gve_jax.restore import restore
@@ -84,6 +85,8 @@ class Embedder:
     ) -> "Embedder":
         """Loads a training workdir, a Hugging Face or PEFT folder, or a hub id.
 
+        Compiled programs are kept on disk, where JAX is not told another place.
+
         Args:
           checkpoint: where to look, in this order of kinds.
           dtype: of activations, "float32" or "bfloat16"; default the checkpoint's.
@@ -100,6 +103,8 @@ class Embedder:
           UserError: nothing loadable there, or the weights that a workdir builds upon
             have changed since.
         """
+        if jax.config.jax_compilation_cache_dir is None:
+            jax.config.update("jax_compilation_cache_dir", COMPILED)
         mesh = sharding.make_mesh((config or default_config()).mesh)
         found = restore(
             checkpoint,
