@@ -15,6 +15,7 @@ from gve_jax.types import UserError
 
 # Of safetensors' names.
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_ALIGNMENT = 64  # bytes
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -115,9 +116,17 @@ def _header(path: pathlib.Path) -> tuple[int, dict]:
 
 
 def _read(path: pathlib.Path, offset: int, shape: tuple[int, ...], dtype: str):
-    """Read, not mapped: pages of a mapped file stay in memory until it is closed."""
-    x = np.fromfile(path, FLOATS[dtype], math.prod(shape), offset=offset)
-    return x.reshape(shape)
+    """Read, not mapped: pages of a mapped file stay in memory until it is closed. At an
+    address that JAX on CPU takes as it is, without a copy."""
+    size = math.prod(shape) * np.dtype(FLOATS[dtype]).itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    data = raw[start : start + size]
+    with open(path, "rb") as f:
+        f.seek(offset)
+        if f.readinto(data) != size:
+            raise UserError(f"{path}: cut off while it was read; download it again")
+    return data.view(FLOATS[dtype]).reshape(shape)
 
 
 def with_adapter(
