@@ -46,24 +46,16 @@ def make_tokenizer(config: ConfigDict, texts: Iterable[str]) -> Tokenizer:
     return train_tokenizer(texts, config.preprocess.vocab_size)
 
 
-def make_contract(
-    config: ConfigDict,
-    model_config: ModelConfig,
-    *,
-    hub_id: str = "",
-    own: Contract | None = None,
-) -> Contract:
-    """The contract that the config's vectors are made under, weights named only by
-    `own`.
+def make_contract(config: ConfigDict, model_config: ModelConfig) -> Contract:
+    """The contract that the config's vectors are made under.
 
-    It is that of the config's preset; without one the checkpoint's own, that of its hub
-    id or that of its family, in this order. Values that the config sets replace its.
+    It is that of the config's preset; without one that saved with `model.init_from`,
+    that of its hub id or that of its family, in this order. Values that the config sets
+    replace its. Weights are named only where a saved contract names them.
 
     Args:
       config: of the run.
       model_config: of the checkpoint, or of the random weights.
-      hub_id: where the checkpoint came from, if from a hub.
-      own: the contract saved with the checkpoint.
 
     Raises:
       UserError: there is no such preset, or the contract is of another family.

@@ -61,7 +61,13 @@ def find_weights(name: str, flag: str) -> Weights:
         if not match:
             raise UserError(f"{flag}={name}: no such folder")
         hub_id = match["repo"]
-        folder = _download(hub_id, match["revision"] or _PINNED.get(hub_id), flag, name)
+        try:
+            folder = _download(hub_id, match["revision"] or _PINNED.get(hub_id))
+        except (OSError, ValueError) as e:  # all that huggingface_hub raises is of them
+            raise UserError(
+                f"{flag}={name}: no such folder, and as a hub id it could not be "
+                f"downloaded ({str(e).splitlines()[0]}); what came stays, try again"
+            ) from None
     folder = folder.absolute()
     if _is_model(folder):
         return Weights(folder, hub_id=hub_id)
@@ -93,22 +99,15 @@ def _is_model(folder: pathlib.Path) -> bool:
     )
 
 
-@functools.cache  # each asks the hub for what is new
-def _download(repo: str, revision: str | None, flag: str, name: str) -> pathlib.Path:
+@functools.cache  # one command asks several times; each would ask the hub anew
+def _download(repo: str, revision: str | None) -> pathlib.Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
-        folder = pathlib.Path(
-            snapshot_download(repo, revision=revision, allow_patterns=_SMALL_FILES)
-        )
-        if revision is None:
-            print(f"{repo}: taking {folder.name}; pin it with @", file=sys.stderr)
-        files = [*weight_files(folder), "adapter_model.safetensors"]
-        snapshot_download(repo, revision=folder.name, allow_patterns=files)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
-        raise UserError(
-            f"{flag}={name}: no such folder, and as a hub id it could not be "
-            f"downloaded ({str(e).splitlines()[0]}); what came stays, try again"
-        ) from None
+    folder = pathlib.Path(
+        snapshot_download(repo, revision=revision, allow_patterns=_SMALL_FILES)
+    )
+    if revision is None:
+        print(f"{repo}: taking {folder.name}; pin it with @", file=sys.stderr)
+    files = [*weight_files(folder), "adapter_model.safetensors"]
+    snapshot_download(repo, revision=folder.name, allow_patterns=files)
     return folder
