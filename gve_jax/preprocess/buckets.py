@@ -15,6 +15,8 @@ from gve_jax.preprocess.geometry import QWEN2_5_VL, Geometry, Grid
 from gve_jax.preprocess.patches import layout
 from gve_jax.types import Encoded, EncoderInputs, UserError, VisionInputs
 
+Lengths = tuple[tuple[int, ...], tuple[int, ...]]  # of windows and of frames
+
 
 class Bucket(NamedTuple):
     """The shapes of a batch but for its rows. All 0 but `tokens`: no media. `windows`
@@ -27,7 +29,22 @@ class Bucket(NamedTuple):
     groups: int = 0
     group_size: int = 0  # patches a temporal group is padded to
     # (window lengths, frame lengths) if all items with media have just these.
-    exact: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    exact: Lengths | None = None
+
+    @classmethod
+    def of_lengths(
+        cls, tokens: int, windows: tuple[int, ...], frames: tuple[int, ...]
+    ) -> "Bucket":
+        """Of media that have just these windows and frames, in patches."""
+        return cls(
+            tokens=tokens,
+            patches=sum(frames),
+            windows=len(windows),
+            window_size=max(windows, default=0),
+            groups=len(frames),
+            group_size=max(frames),
+            exact=(windows, frames),
+        )
 
 
 class Buckets:
@@ -50,8 +67,8 @@ class Buckets:
         """
         self._tokens = _ascending(token_buckets, "preprocess.token_buckets")
         self._patches = _ascending(patch_buckets, "preprocess.patch_buckets")
-        self._window_area = (geometry.window_size // geometry.patch_size) ** 2
-        self._exact: dict[tuple, Bucket] = {}
+        self._window_area = geometry.window_area
+        self._exact: dict[Lengths, Bucket] = {}
         merge = geometry.merge_size
         grids = [tuple(int(n) for n in grid) for grid in exact_grids]
         for grid in grids:
@@ -66,18 +83,10 @@ class Buckets:
             windows = np.concatenate([x.window_lengths for x in layouts]).tolist()
             frames = np.concatenate([x.frame_lengths for x in layouts]).tolist()
             key = tuple(windows), tuple(frames)
-            self._exact[key] = Bucket(
-                tokens=0,
-                patches=sum(frames),
-                windows=len(windows),
-                window_size=max(windows, default=0),
-                groups=len(frames),
-                group_size=max(frames),
-                exact=key,
-            )
+            self._exact[key] = Bucket.of_lengths(0, *key)
 
     @property
-    def exact(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    def exact(self) -> list[Lengths]:
         """(window lengths, frame lengths) of the media of `exact_grids`."""
         return list(self._exact)
 
@@ -143,14 +152,14 @@ class Buckets:
         return Bucket(
             tokens=tokens,
             patches=patches,
-            windows=windows and _power_of_two(windows),
+            windows=windows and power_of_two(windows),
             window_size=self._window_area,
-            groups=_power_of_two(groups),
+            groups=power_of_two(groups),
             group_size=size,
         )
 
 
-def lengths_of(item: Encoded) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def lengths_of(item: Encoded) -> Lengths:
     return tuple(item.window_lengths.tolist()), tuple(item.frame_lengths.tolist())
 
 
@@ -249,5 +258,6 @@ def _round_up(n: int, sizes: tuple[int, ...]) -> int:
     return next(size for size in sizes if size >= n)
 
 
-def _power_of_two(n: int) -> int:
+def power_of_two(n: int) -> int:
+    """The least one that is not below n."""
     return 1 << (n - 1).bit_length()

@@ -23,6 +23,11 @@ class Geometry(NamedTuple):
         return self.merge_size**2
 
     @property
+    def window_area(self) -> int:
+        """Patches in a whole attention window; 0: none."""
+        return (self.window_size // self.patch_size) ** 2
+
+    @property
     def factor(self) -> int:
         """Pixels along each side of a merged unit; all sides are multiples of it."""
         return self.patch_size * self.merge_size

@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gve_jax.preprocess.buckets import Bucket, collate
+from gve_jax.preprocess.buckets import (
+    Bucket,
+    Lengths,
+    collate,
+    lengths_of,
+    power_of_two,
+)
 from gve_jax.preprocess.geometry import Geometry
 from gve_jax.types import Encoded, EncoderInputs, Segments
 
@@ -35,8 +41,7 @@ class Kind(NamedTuple):
 
     length: int
     group_size: int  # patches; 0: no media
-    # (window lengths, frame lengths) of media that all have just these.
-    exact: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    exact: Lengths | None = None  # of media that all have just these
 
 
 class Packed(NamedTuple):
@@ -57,7 +62,7 @@ class Packer:
         geometry: Geometry,
         tokens: int,
         group_size: int,
-        exact: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = (),
+        exact: Sequence[Lengths] = (),
     ):
         """Made by `Processor.packer`.
 
@@ -68,7 +73,7 @@ class Packer:
           exact: (window lengths, frame lengths) of media worth shapes of their own.
         """
         self._geometry = geometry
-        self._tokens = 1 << (tokens - 1).bit_length()
+        self._tokens = power_of_two(tokens)
         self._group_size = group_size
         self._exact = frozenset(exact)
         self._open: dict[Kind, _Open] = {}
@@ -86,7 +91,7 @@ class Packer:
         kind = self._kind(item)
         done = []
         row = self._open.get(kind)
-        if row is not None and not self._fits(kind, row.with_item(item, media)):
+        if row is not None and not self._fits(kind, row.with_item(item, media)[1]):
             done.append(self._close(kind))
             row = None
         if row is None:
@@ -100,19 +105,16 @@ class Packer:
 
     def _close(self, kind: Kind) -> Packed:
         row = self._open.pop(kind)
-        return Packed(row.names, *row.merged(), kind, self._smallest(kind, row.sizes()))
+        return Packed(row.names, *row.merged(), kind, self._smallest(kind, row.sizes))
 
     def _fits(self, kind: Kind, sizes: "_Sizes") -> bool:
         return _holds(self._shape(kind, max(self._tokens, kind.length)), sizes)
 
     def _kind(self, item: Encoded) -> Kind:
-        length = max(_SHORTEST, 1 << (len(item.tokens) - 1).bit_length())
+        length = max(_SHORTEST, power_of_two(len(item.tokens)))
         if not len(item.patches):
             return Kind(length, 0)
-        lengths = (
-            tuple(item.window_lengths.tolist()),
-            tuple(item.frame_lengths.tolist()),
-        )
+        lengths = lengths_of(item)
         if lengths in self._exact:
             return Kind(length, max(lengths[1]), lengths)
         largest, size = max(lengths[1]), self._group_size
@@ -137,23 +139,11 @@ class Packer:
         segments = max(1, math.ceil(_SLACK * tokens / kind.length))
         if not kind.group_size:
             return Shape(Bucket(tokens), segments, kind.length)
-        area = (self._geometry.window_size // self._geometry.patch_size) ** 2
         if kind.exact is not None:
             segments = max(1, tokens // kind.length)
-            windows, frames = (x * segments for x in kind.exact)
-            return Shape(
-                Bucket(
-                    tokens,
-                    sum(frames),
-                    len(windows),
-                    max(windows, default=0),
-                    len(frames),
-                    max(frames),
-                    (windows, frames),
-                ),
-                segments,
-                kind.length,
-            )
+            lengths = (x * segments for x in kind.exact)
+            return Shape(Bucket.of_lengths(tokens, *lengths), segments, kind.length)
+        area = self._geometry.window_area
         patches = tokens * self._geometry.unit
         slots = _SLACK * patches
         return Shape(
@@ -202,19 +192,15 @@ class _Open:
         self._media: list[Hashable] = []
         self._head = 0  # tokens that all items begin with
         self._shown: dict[Hashable, None] = {}
-        self._sizes = _Sizes(0, 0, 0, 0, 0)
+        self.sizes = _Sizes(0, 0, 0, 0, 0)
 
-    def sizes(self) -> _Sizes:
-        return self._sizes
-
-    def with_item(self, item: Encoded, media: Hashable) -> _Sizes:
-        """The sizes if the item were added."""
-        return self._grown(item, media, self._head_with(item))
+    def with_item(self, item: Encoded, media: Hashable) -> tuple[int, _Sizes]:
+        """(tokens that all items begin with, sizes) if the item were added."""
+        head = self._head_with(item)
+        return head, self._grown(item, media, head)
 
     def add(self, name: Hashable, item: Encoded, media: Hashable) -> None:
-        head = self._head_with(item)
-        self._sizes = self._grown(item, media, head)
-        self._head = head
+        self._head, self.sizes = self.with_item(item, media)
         self.names.append(name)
         self._items.append(item)
         self._media.append(media)
@@ -233,7 +219,7 @@ class _Open:
         return most if same.all() else int(np.argmin(same))
 
     def _grown(self, item: Encoded, media: Hashable, head: int) -> _Sizes:
-        s = self._sizes
+        s = self.sizes
         # Of each item the tokens behind the head; the head once.
         shared = len(self._items) * self._head - (self._head if self._items else 0)
         whole = s.tokens + shared + len(item.tokens)
