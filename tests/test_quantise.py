@@ -23,7 +23,6 @@ from gve_jax.model import (
     create,
     merge_lora,
     partition,
-    quantise,
     read_hf,
     write_hf,
 )
@@ -145,7 +144,7 @@ def test_loaded_quantised_is_quantised_when_loaded(source):
     """Tensor by tensor out of the files, or all at once in memory."""
     where, _ = source
     cfg, params = read_hf(where, settings("int8"))
-    whole_cfg, whole = quantise(*read_hf(where, settings()))
+    whole_cfg, whole = convert_weights(*read_hf(where, settings()), "int8")
     assert whole_cfg == cfg
     equal(params, whole)
 
@@ -171,7 +170,7 @@ def test_random_weights_are_quantised_too():
     cfg = dataclasses.replace(SMALL, lora_rank=2)
     graph, params = create(cfg.with_weights("int8"), 3)
     assert graph == abstract(cfg.with_weights("int8"))[0]
-    again = quantise(cfg, create(cfg, 3)[1])[1]
+    again = convert_weights(cfg, create(cfg, 3)[1], "int8")[1]
     kernel = ("text", "layers", "mlp", "up", "kernel")
     np.testing.assert_array_equal(flat(params)[kernel], flat(again)[kernel])
 

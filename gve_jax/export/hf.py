@@ -9,6 +9,7 @@ from gve_jax.export.processors import processor_files
 from gve_jax.export.sentence_transformers import sentence_transformers_files
 from gve_jax.export.template import chat_template
 from gve_jax.model import write_hf
+from gve_jax.model.files import write_json
 from gve_jax.restore import Restored
 from gve_jax.types import UserError
 
@@ -56,13 +57,14 @@ def export_hf(found: Restored, folder: str | os.PathLike, lora: str = "merge") -
         **processor_files(found.model_config, found.contract),
         **sentence_transformers_files(found.contract),
     }.items():
-        _write_json(folder / name, values)
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_json(folder / name, values)
     # The model comes last: without it the folder is seen to be an interrupted one.
     if adapter is None:
         write_hf(found.model_config, found.params, folder)
     else:
         write_adapter_tensors(found, folder)
-        _write_json(folder / "adapter_config.json", adapter)
+        write_json(folder / "adapter_config.json", adapter)
 
 
 def _write_tokenizer(found: Restored, folder: pathlib.Path) -> None:
@@ -81,8 +83,3 @@ def _write_tokenizer(found: Restored, folder: pathlib.Path) -> None:
     path.write_text(
         json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-
-
-def _write_json(path: pathlib.Path, values: dict | list) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from gve_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from gve_jax.model.convert import merge_lora, read_hf, write_hf
 from gve_jax.model.encoder import Encoder, abstract, create, partition
-from gve_jax.model.quantise import convert_weights, quantise
+from gve_jax.model.quantise import convert_weights
 
 __all__ = [
     "Encoder",
@@ -15,7 +15,6 @@ __all__ = [
     "create",
     "merge_lora",
     "partition",
-    "quantise",
     "read_hf",
     "write_hf",
 ]

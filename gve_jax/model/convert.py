@@ -3,12 +3,11 @@
 import collections
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +26,7 @@ from gve_jax.model.files import (
     read_json,
     save_tensors,
     with_adapter,
+    write_json,
 )
 from gve_jax.model.layers import LoRAParam, quantise_kernel
 from gve_jax.model.quantise import convert_weights
@@ -125,11 +125,9 @@ TABLES = {
         *_text(False, True),
     ],
 }
-# Of models with a head that is not the embedding.
+# Of models with a head that is not the embedding. An embedder has none: the key is
+# known, and its tensor not used.
 _HEAD = ("lm_head.weight", "text/head/kernel")
-# Keys that are known and, unless the model wants them, not used: an embedder has no
-# language-model head.
-IGNORED = ("lm_head.weight",)
 _ALIASES = (("model.visual.", "visual."), ("model.language_model.", "model."))
 
 
@@ -262,7 +260,7 @@ def _assemble(
     errors: dict[str, list[str]] = collections.defaultdict(list)
     for tensor in tensors:
         name = plain_name(tensor.key)
-        if name in IGNORED and name not in wanted:
+        if name == _HEAD[0] and name not in wanted:
             continue
         if name not in wanted:
             errors["unknown"].append(tensor.key)
@@ -447,10 +445,10 @@ def write_hf(
         os.replace(part, folder / name)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(folder / "model.safetensors.index.json", index)
+        write_json(folder / "model.safetensors.index.json", index)
     # Last: a folder without config.json is one that was interrupted.
     tied = cfg.tie_word_embeddings or not cfg.head
-    _write_json(folder / "config.json", to_hf(cfg) | {"tie_word_embeddings": tied})
+    write_json(folder / "config.json", to_hf(cfg) | {"tie_word_embeddings": tied})
 
 
 def _refuse_int8(cfg: ModelConfig, what: str) -> None:
@@ -459,9 +457,3 @@ def _refuse_int8(cfg: ModelConfig, what: str) -> None:
             f"int8 weights cannot be {what}: they are for use alone; load the "
             "checkpoint with float32 or bfloat16 weights (model.param_dtype)"
         )
-
-
-def _write_json(path: pathlib.Path, values: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)

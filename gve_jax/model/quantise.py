@@ -13,13 +13,6 @@ from gve_jax.model.encoder import abstract
 from gve_jax.model.layers import quantise_kernel
 
 
-def quantise(
-    cfg: ModelConfig, params: nnx.State, mesh: jax.sharding.Mesh | None = None
-) -> tuple[ModelConfig, nnx.State]:
-    """`convert_weights` to int8."""
-    return convert_weights(cfg, params, "int8", mesh)
-
-
 def convert_weights(
     cfg: ModelConfig,
     params: nnx.State,
