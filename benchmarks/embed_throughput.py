@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import transformers
 from absl import app, flags
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from gve_jax import build, sharding
 from gve_jax.config import default_config
@@ -44,7 +44,6 @@ _BATCHES = flags.DEFINE_list("torch_batches", ["4", "8"], "Batch sizes to try.")
 
 # Width, height: 16:9, 4:3, square, 9:16, 21:9, 3:4.
 SHAPES = [(640, 360), (480, 360), (400, 400), (360, 640), (840, 360), (360, 480)]
-CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
 
 
 def make_checkpoint(folder: str, family: str, seed: int) -> None:
@@ -88,7 +87,8 @@ def make_checkpoint(folder: str, family: str, seed: int) -> None:
     texts = [" ".join(rng.choice(words, 12)) for _ in range(2000)]
     tokenizer = train_tokenizer(texts, 2000, folder)
     special = tokenizer.special
-    config = getattr(transformers, f"{CLASSES[family]}Config")(
+    config = AutoConfig.for_model(
+        family,
         text_config=text,
         vision_config=dict(depth=6, num_heads=4, **vision),
         tie_word_embeddings=True,
@@ -98,8 +98,7 @@ def make_checkpoint(folder: str, family: str, seed: int) -> None:
         vision_end_token_id=special("<|vision_end|>"),
     )
     torch.manual_seed(seed)
-    name = f"{CLASSES[family]}ForConditionalGeneration"
-    model = getattr(transformers, name)(config)
+    model = AutoModelForImageTextToText.from_config(config)
     with torch.no_grad():
         for p in model.parameters():
             if p.dim() > 1:
@@ -116,7 +115,7 @@ class Prepared:
         self._processor = processor
         self._encoded = {item.id: processor.encode(item) for item in items}
 
-    def encode(self, item):
+    def try_encode(self, item):
         return self._encoded[item.id]
 
     def __getattr__(self, name):
@@ -250,7 +249,7 @@ def main(_) -> None:
         tokens=_TOKENS.value,
         mesh=mesh,
     )
-    encoded = [prepared.encode(item) for item in items]
+    encoded = [prepared.try_encode(item) for item in items]
     flops = sum(embed_flops(cfg, e) for e in encoded)
     tokens = [len(e.tokens) for e in encoded]
     print(
@@ -258,8 +257,7 @@ def main(_) -> None:
         f"{sum(len(e.patches) for e in encoded)} patches, {flops / 1e9:.0f} GFLOP"
     )
 
-    name = f"{CLASSES[family]}ForConditionalGeneration"
-    model = getattr(transformers, name).from_pretrained(
+    model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="sdpa"
     )
     model.eval()

@@ -62,7 +62,7 @@ class Generator:
         self._processor, self._tokenizer = processor, tokenizer
         self._max_new_tokens = max_new_tokens
         self._batch_sharding = sharding.batch_sharding(mesh)
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        ways = sharding.batch_ways(mesh)
         # Every batch has one size: a smaller last one would compile again.
         self._batch_size = -(-batch_size // ways) * ways
         self._params = params
@@ -201,7 +201,9 @@ class Generator:
         ):
             for start in range(0, len(items), _READ_AHEAD):
                 part = items[start : start + _READ_AHEAD]
-                for i, encoded in enumerate(pool.map(self._read, part), start):
+                for i, encoded in enumerate(
+                    pool.map(self._processor.try_encode, part), start
+                ):
                     if isinstance(encoded, str):
                         out.failures[i] = encoded
                         if line:
@@ -219,12 +221,6 @@ class Generator:
                 finish()
         out.unfinished.sort()
         return out
-
-    def _read(self, item: Item) -> Encoded | str:
-        try:
-            return self._processor.encode(item)
-        except UserError as e:
-            return str(e)
 
 
 def chat_contract(contract: Contract) -> Contract:

@@ -4,6 +4,7 @@ Parameters name their axes where they are born (`nnx.Param(..., axes=...)`); thi
 alone says how a mesh splits them.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -108,6 +109,11 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
         return leaf.replace(NamedSharding(mesh, spec(axes, value.shape, mesh)))
 
     return jax.tree.map(place, tree, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Into how many parts a mesh splits a batch."""
+    return math.prod(mesh.shape[axis] for axis in RULES["batch"])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -20,7 +20,7 @@ from gve_jax.main import COMPILED
 from gve_jax.preprocess import Packed, Processor, collate_packed
 from gve_jax.progress import ProgressLine
 from gve_jax.restore import restore
-from gve_jax.types import Encoded, Item, UserError
+from gve_jax.types import Encoded, Item
 
 
 class EmbedStats(NamedTuple):
@@ -69,7 +69,7 @@ class Embedder:
         self._processor = processor
         self._tokens, self._exact = tokens, exact
         self._batch_sharding = sharding.batch_sharding(mesh)
-        self._ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        self._ways = sharding.batch_ways(mesh)
         self._params = params
         self._function = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x))
 
@@ -181,7 +181,9 @@ class Embedder:
             line or contextlib.nullcontext(),
             ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as pool,
         ):
-            for i, encoded in _in_order(pool, self._read, items, distinct):
+            for i, encoded in _in_order(
+                pool, self._processor.try_encode, items, distinct
+            ):
                 if isinstance(encoded, str):
                     failures[i] = encoded
                 else:
@@ -207,12 +209,6 @@ class Embedder:
             len(items), time.monotonic() - start, used, padded, self.compiled
         )
         return EmbedResult(vectors, failures, stats)
-
-    def _read(self, item: Item) -> Encoded | str:
-        try:
-            return self._processor.encode(item)
-        except UserError as e:
-            return str(e)
 
 
 def _in_order(

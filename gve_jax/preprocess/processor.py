@@ -122,6 +122,13 @@ class Processor:
         except UserError as e:
             raise UserError(f"item {item.id!r}: {e}") from e
 
+    def try_encode(self, item: Item) -> Encoded | str:
+        """`encode`, or the reason why it cannot: for work that other items go on."""
+        try:
+            return self.encode(item)
+        except UserError as e:
+            return str(e)
+
     def _encode(self, item: Item, augment) -> Encoded:
         if not (item.text or item.image or item.video):
             raise UserError("it has neither text nor image nor video")

@@ -228,7 +228,7 @@ def _tokenizer(
 
 
 def _check_divisible(groups: list[Group], mesh: jax.sharding.Mesh) -> None:
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = sharding.batch_ways(mesh)
     for group in groups:
         if group.batch_size % ways:
             raise UserError(
