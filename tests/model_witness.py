@@ -82,6 +82,17 @@ def hf_class(family):
     return getattr(transformers, f"{CLASSES[family]}ForConditionalGeneration")
 
 
+def index_models() -> dict:
+    """Models of real sizes without memory: only their index arithmetic runs."""
+    made = {}
+    for family in FAMILIES:
+        config = hf_config_class(family)()
+        config.text_config.num_hidden_layers = config.vision_config.depth = 1
+        with torch.device("meta"):
+            made[family] = transformers.AutoModel.from_config(config)
+    return made
+
+
 def hf_model(family="qwen2_5_vl", seed=0, std=0.1, **options):
     """Random, with norms and biases that are not ones and zeros."""
     torch.manual_seed(seed)

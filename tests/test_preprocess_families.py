@@ -12,17 +12,11 @@ from PIL import Image
 from qwen_chat import TEMPLATES, conversation
 from transformers import (
     AutoTokenizer,
-    Qwen2_5_VLConfig,
-    Qwen2VLConfig,
-    Qwen3VLConfig,
     vision_utils,
 )
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
 )
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.video_utils import VideoMetadata
 
@@ -30,13 +24,9 @@ from gve_jax import media, presets
 from gve_jax.preprocess import Geometry, Processor, load_tokenizer
 from gve_jax.preprocess.prompt import PromptTemplate
 from gve_jax.types import Item
+from tests.model_witness import FAMILIES, index_models
 from tests.tiny import write_video
 
-MODELS = {
-    "qwen2_vl": (Qwen2VLConfig, Qwen2VLModel),
-    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLModel),
-    "qwen3_vl": (Qwen3VLConfig, Qwen3VLModel),
-}
 GEOMETRY = {
     "qwen2_vl": Geometry(window_size=0, tokens_per_second=0),
     "qwen2_5_vl": Geometry(tokens_per_second=2),
@@ -133,7 +123,7 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "kinds", [(), ("video",), ("image",), ("video", "image")], ids="-".join
 )
@@ -191,19 +181,12 @@ def test_qwen2_templates_have_the_default_system_sentence(tokenizer, reference):
 
 @pytest.fixture(scope="module")
 def models():
-    # Real sizes on the device without memory: only its index arithmetic runs.
-    made = {}
-    for family, (make_config, make_model) in MODELS.items():
-        config = make_config()
-        config.text_config.num_hidden_layers = config.vision_config.depth = 1
-        if family == "qwen2_5_vl":
-            config.vision_config.tokens_per_second = 2
-        with torch.device("meta"):
-            made[family] = make_model(config)
+    made = index_models()
+    made["qwen2_5_vl"].config.vision_config.tokens_per_second = 2
     return made
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("video", [None, "v.mp4"])
 @pytest.mark.parametrize("image", [None, "i.png"])
 @pytest.mark.parametrize("time", ["real", "nominal"])
@@ -355,7 +338,7 @@ def test_preset_of_qwen3_leaves_the_outer_pair_out(tokenizer):
     assert tokenizer.decode(ours.tokens) == outer != text
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("fps", [0.0, 4.0])
 def test_token_bound_holds(tokenizer, files, family, fps):
     video, image = str(files / "v.mp4"), str(files / "i.png")

@@ -3,10 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.video_utils import VideoMetadata
 
@@ -18,12 +14,8 @@ from gve_jax.preprocess.positions import (
     mrope_positions,
     seconds_per_grid,
 )
+from tests.model_witness import index_models
 
-MODELS = {
-    "qwen2_vl": (Qwen2VLConfig, Qwen2VLModel),
-    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLModel),
-    "qwen3_vl": (Qwen3VLConfig, Qwen3VLModel),
-}
 COUNTS = Geometry(window_size=0, tokens_per_second=0)
 MEDIA = [
     [],
@@ -39,14 +31,7 @@ MEDIA = [
 
 @pytest.fixture(scope="module")
 def models():
-    # Real sizes on the device without memory: only its index arithmetic runs.
-    made = {}
-    for family, (make_config, make_model) in MODELS.items():
-        config = make_config()
-        config.text_config.num_hidden_layers = config.vision_config.depth = 1
-        with torch.device("meta"):
-            made[family] = make_model(config)
-    return made
+    return index_models()
 
 
 def reference_positions(model, kinds, grids, seconds):
