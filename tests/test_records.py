@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gve_jax.data.records import read_items, read_pairs
+from gve_jax.data.records import pair_row, read_items, read_pairs, row_pair
 from gve_jax.types import Item, UserError
 
 
@@ -105,3 +105,44 @@ def test_missing_empty_and_repeating_files(folder):
     row = {"id": "1", "text": "a"}
     with pytest.raises(UserError, match="'1' occurs twice"):
         read_items(write(folder, row, row))
+
+
+def test_scores_belong_to_the_target_and_each_negative(folder):
+    row = {
+        "query": {"text": "q"},
+        "target": {"text": "t"},
+        "negatives": [{"text": "n"}],
+    }
+    (pair,) = read_pairs(write(folder, row | {"scores": [0.9, 0]}))
+    assert pair.scores == (0.9, 0.0)
+    (pair,) = read_pairs(write(folder, row))
+    assert pair.scores == ()
+    for bad in ([0.9], [0.9, 0.1, 0.2], [0.9, "0.1"], [0.9, True], 0.9, {"a": 1}):
+        with pytest.raises(UserError, match="scores must be 2 numbers"):
+            read_pairs(write(folder, row | {"scores": bad}))
+
+
+def test_rows_written_are_read_back(folder):
+    path = write(
+        folder,
+        {
+            "id": "x",
+            "query": {"text": "q", "image": "b.jpg", "instruction": "Find."},
+            "target": {"id": "t", "video": "a.mp4", "start": 0, "end": 2.5},
+            "negatives": [{"text": "n"}, {"video": "a.mp4"}],
+            "source_id": "s",
+            "cluster": "c",
+            "scores": [0.9, 0.5, 0.25],
+        },
+        {"video": "a.mp4", "text": "short"},
+    )
+    pairs = read_pairs(path)
+    prefix = f"{folder}/"
+    rows = [json.loads(json.dumps(pair_row(p, relative(prefix)))) for p in pairs]
+    assert prefix not in json.dumps(rows)
+    assert [row_pair(row, lambda name: prefix + name) for row in rows] == pairs
+    assert read_pairs(write(folder, *rows)) == pairs
+
+
+def relative(prefix):
+    return lambda path: path.removeprefix(prefix)

@@ -2,14 +2,16 @@
 
 Item: {"id", "text"?, "image"?, "video"?, "start"?, "end"?, "instruction"?}; paths are
 relative to the file. Pair: {"id", "query": ITEM, "target": ITEM, "negatives"?: [ITEM],
-"task"?, "source_id"?, "cluster"?}; short form {"video" or "image": path, "text": str};
-the items inside a pair need no id.
+"task"?, "source_id"?, "cluster"?, "scores"?: [number]}; short form {"video" or "image":
+path, "text": str}; the items inside a pair need no id. Scores are a teacher's, of the
+target and of each negative.
 """
 
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gve_jax.types import Item, Pair, UserError
 
@@ -25,7 +27,9 @@ def read_items(path: str | os.PathLike) -> list[Item]:
         media file does not exist; names the line.
     """
     items = [
-        _item(row, pathlib.Path(path).parent, f"{path}:{line}", need_id=True)
+        _item(
+            row, pathlib.Path(path).parent, f"{path}:{line}", need_id=True, check=True
+        )
         for line, row in _rows(path)
     ]
     _refuse_repeats(path, [item.id for item in items])
@@ -41,7 +45,7 @@ def read_pairs(path: str | os.PathLike, task: str | None = None) -> list[Pair]:
     """
     task = task or pathlib.Path(path).stem
     pairs = [
-        _pair(row, pathlib.Path(path).parent, f"{path}:{line}", line, task)
+        parse_pair(row, pathlib.Path(path).parent, f"{path}:{line}", line, task, True)
         for line, row in _rows(path)
     ]
     _refuse_repeats(path, [pair.id for pair in pairs])
@@ -79,7 +83,9 @@ def _refuse_repeats(path: str | os.PathLike, ids: list[str]) -> None:
         raise UserError(f"{path}: id {repeat!r} occurs twice; ids must be unique")
 
 
-def _item(row: dict, folder: pathlib.Path, where: str, need_id: bool) -> Item:
+def _item(
+    row: dict, folder: pathlib.Path, where: str, need_id: bool, check: bool
+) -> Item:
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected an item object, got {row!r}")
     unknown = row.keys() - _ITEM_FIELDS
@@ -113,14 +119,21 @@ def _item(row: dict, folder: pathlib.Path, where: str, need_id: bool) -> Item:
     for name in ("image", "video"):
         if values[name]:
             media = folder / values[name]
-            if not media.is_file():
+            if check and not media.is_file():
                 raise UserError(f"{where}: {name} {media} does not exist")
             values[name] = os.path.abspath(media)
     values["id"] = values["id"] or ""
     return Item(**values)
 
 
-def _pair(row: dict, folder: pathlib.Path, where: str, line: int, task: str) -> Pair:
+def parse_pair(
+    row: dict, folder: pathlib.Path, where: str, line: int, task: str, check: bool
+) -> Pair:
+    """A pair from its row; `where` and `line` name it, `folder` is its paths'.
+
+    Raises:
+      UserError: the row is malformed or, if `check`, a media file does not exist.
+    """
     if "query" not in row and "target" not in row:
         # The short form: a caption beside its video or image.
         media = {k: row[k] for k in ("image", "video", "start", "end") if k in row}
@@ -146,15 +159,61 @@ def _pair(row: dict, folder: pathlib.Path, where: str, line: int, task: str) -> 
     for name in ("id", "task", "source_id", "cluster"):
         if not isinstance(row.get(name, ""), str):
             raise UserError(f"{where}: {name} must be a string, got {row[name]!r}")
+    item = functools.partial(_item, folder=folder, need_id=False, check=check)
     return Pair(
         id=row.get("id") or f"{task}:{line}",
-        query=_item(row["query"], folder, f"{where} (query)", need_id=False),
-        target=_item(row["target"], folder, f"{where} (target)", need_id=False),
+        query=item(row["query"], where=f"{where} (query)"),
+        target=item(row["target"], where=f"{where} (target)"),
         negatives=tuple(
-            _item(n, folder, f"{where} (negative {i})", need_id=False)
-            for i, n in enumerate(negatives)
+            item(n, where=f"{where} (negative {i})") for i, n in enumerate(negatives)
         ),
         task=row.get("task") or task,
         source_id=row.get("source_id"),
         cluster=row.get("cluster"),
+        scores=_scores(row, where, 1 + len(negatives)),
+    )
+
+
+def _scores(row: dict, where: str, due: int) -> tuple[float, ...]:
+    values = row.get("scores") or []
+    numbers = isinstance(values, list) and all(
+        isinstance(x, int | float) and not isinstance(x, bool) for x in values
+    )
+    if not numbers or len(values) not in (0, due):
+        raise UserError(
+            f"{where}: scores must be {due} numbers, of the target and of each "
+            f"negative, got {values!r}"
+        )
+    return tuple(map(float, values))
+
+
+def pair_row(pair: Pair, relative: Callable[[str], str]) -> dict:
+    """The row that `parse_pair` reads back; `relative` rewrites the media's paths."""
+
+    def item(x: Item) -> dict:
+        row = {k: v for k, v in x._asdict().items() if v not in (None, "")}
+        return row | {k: relative(row[k]) for k in ("image", "video") if k in row}
+
+    row = {k: v for k, v in pair._asdict().items() if v}
+    row |= {"query": item(pair.query), "target": item(pair.target)}
+    if pair.negatives:
+        row["negatives"] = [item(n) for n in pair.negatives]
+    return row
+
+
+def row_pair(row: dict, absolute: Callable[[str], str]) -> Pair:
+    """The pair that `pair_row` wrote, taken at its word: for rows of our own."""
+
+    def item(x: dict) -> Item:
+        media = {k: absolute(x[k]) for k in ("image", "video") if k in x}
+        return Item(**{"id": "", **x, **media})
+
+    return Pair(
+        **row
+        | {
+            "query": item(row["query"]),
+            "target": item(row["target"]),
+            "negatives": tuple(map(item, row.get("negatives", ()))),
+            "scores": tuple(row.get("scores", ())),
+        }
     )
