@@ -16,8 +16,9 @@ RANK = {
     "main": 1,
     "presets": 2,
     "media": 2,
+    "distributed": 2,
     "sharding": 2,
-    "losses": 2,
+    "losses": 3,
     "retrieval": 2,
     "preprocess": 3,
     "model": 3,
@@ -31,9 +32,9 @@ RANK = {
     "mine": 7,
     "export": 7,
     "train": 8,
-    "plan": 8,
+    "plan": 9,
     "index": 8,
-    "cli": 9,
+    "cli": 10,
 }
 
 
