@@ -48,9 +48,15 @@ def test_every_key_is_read_somewhere():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_configs_only_change_known_keys(name):
-    config = importlib.import_module(f"configs.{name}").get_config()
+def test_configs_only_change_known_keys(name, tmp_path):
+    arguments = []
+    if name == "finetune":
+        arguments = [str(tmp_path / "pairs.jsonl")]
+        (tmp_path / "pairs.jsonl").write_text('{"video": "a.mp4", "text": "a"}\n')
+    config = importlib.import_module(f"configs.{name}").get_config(*arguments)
     known = set(leaves(default_config()))
-    free = ("data.tasks.", "data.batch_sizes.", "data.nums_negatives.")
+    free = tuple(
+        f"data.{key}." for key in ("tasks", "batch_sizes", "nums_negatives", "corpora")
+    )
     extra = [k for k in leaves(config) if k not in known and not k.startswith(free)]
     assert not extra

@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -176,8 +178,26 @@ def test_an_interrupted_preparation_leaves_nothing_half(root, monkeypatch):
     tasks, _ = load(config(root))
     assert len(calls) == len(tasks["WebVid_T2V"]) == 38
     assert sorted(p.name for p in (root / "prepared").iterdir()) == [
-        "UVRD_T2V", "WebVid_T2V",
+        ".lock", "UVRD_T2V", "WebVid_T2V",
     ]  # fmt: skip
+
+
+def test_processes_wait_for_each_other(root):
+    """Three at once: one prepares, and all read the same."""
+    code = (
+        "import sys, pathlib; from tests import test_prepared as t;"
+        "tasks, _ = t.load(t.config(pathlib.Path(sys.argv[1])));"
+        "t.grouped(tasks, lambda item: 1, 'k', 8);"
+        "print({task: t.digest(s) for task, s in tasks.items()})"
+    )
+    command = [sys.executable, "-c", code, str(root)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    said = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0] * 3, said
+    assert len({out for out, _ in said}) == 1
+    for what in ("prepare WebVid", "prepare UVRD", "measure WebVid", "measure UVRD"):
+        assert sum(what in err for _, err in said) == 1
 
 
 def test_missing_corpora_are_listed_and_may_be_left_out(root, capsys):

@@ -22,7 +22,14 @@ from ml_collections import ConfigDict
 
 from gve_jax.data.formats import FORMATS
 from gve_jax.data.formats.rows import Corpus
-from gve_jax.data.prepared import VERSION, Manifest, Prepared, media_folder, prepare
+from gve_jax.data.prepared import (
+    VERSION,
+    Manifest,
+    Prepared,
+    alone,
+    media_folder,
+    prepare,
+)
 from gve_jax.data.sources import Source, Subset, hash_text
 from gve_jax.types import UserError
 
@@ -100,7 +107,9 @@ def load_corpora(
         raise UserError(f"data.root={data.root}: none of the corpora is there")
     for corpus in found:
         if states[corpus.task] == "raw":
-            _prepare(corpus)
+            with alone(corpus.prepared.parent):
+                if corpus.state == "raw":  # no other process was faster
+                    _prepare(corpus)
     tasks = {
         corpus.task: _sample(corpus, seed)
         for corpus in found

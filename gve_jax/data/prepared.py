@@ -7,18 +7,20 @@ FOLDER/
   bounds-KEY.npy      token bounds, as far as they were asked for
 FOLDER.media/         media that were no files in the corpus
 
-A folder appears whole: it is written beside its place and renamed. One process at a
-time may prepare.
+A folder appears whole: it is written beside its place and renamed. Processes that share
+it wait for each other.
 """
 
 import array
 import collections
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -81,27 +83,31 @@ class Prepared(Source):
     def bounds(
         self, rows: np.ndarray, token_bound: Callable[[Item], int], key: str
     ) -> np.ndarray:
-        path = self._folder / f"bounds-{key}.npy"
-        if key and path.exists():
-            bounds = np.load(path)
-        else:
-            size = (len(self), 2 + int(self._facts.negatives.max()))
+        size = (len(self), 2 + int(self._facts.negatives.max()))
+        if not key:
             bounds = np.full(size, -1, np.int32)
-        todo = rows[bounds[rows, 0] < 0]
-        if len(todo):
-            with ProgressLine(f"measure {self._task}", len(todo), "pairs") as line:
-                for first in range(0, len(todo), _BATCH):
-                    some = todo[first : first + _BATCH]
-                    records = self._records.__getitems__(some.tolist())
-                    for row, record in zip(some, records, strict=True):
-                        bounds[row] = 0
-                        fill_bounds(bounds[row], self._pair(record), token_bound)
-                    line.advance(len(some))
-            if key:
-                temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
+            self._measure(bounds, rows, token_bound)
+            return bounds[rows]
+        path = self._folder / f"bounds-{key}.npy"
+        with alone(self._folder.parent):
+            bounds = np.load(path) if path.exists() else np.full(size, -1, np.int32)
+            todo = rows[bounds[rows, 0] < 0]
+            if len(todo):
+                self._measure(bounds, todo, token_bound)
+                temporary = path.with_suffix(".tmp.npy")
                 np.save(temporary, bounds)
                 temporary.rename(path)
         return bounds[rows]
+
+    def _measure(self, bounds: np.ndarray, rows: np.ndarray, token_bound) -> None:
+        with ProgressLine(f"measure {self._task}", len(rows), "pairs") as line:
+            for first in range(0, len(rows), _BATCH):
+                some = rows[first : first + _BATCH]
+                records = self._records.__getitems__(some.tolist())
+                for row, record in zip(some, records, strict=True):
+                    bounds[row] = 0
+                    fill_bounds(bounds[row], self._pair(record), token_bound)
+                line.advance(len(some))
 
     def _pair(self, record: bytes) -> Pair:
         return row_pair(json.loads(record), self._absolute)
@@ -110,6 +116,15 @@ class Prepared(Source):
         if path.startswith(_UNPACKED):
             return str(media_folder(self._folder) / path.removeprefix(_UNPACKED))
         return os.path.join(self._corpus, path)
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path) -> Iterator[None]:
+    """Until no other process is in here for the folder, waits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)  # until the file is closed
+        yield
 
 
 def media_folder(folder: pathlib.Path) -> pathlib.Path:
