@@ -196,7 +196,8 @@ def _prepare(corpus: _Found) -> None:
         instruction=corpus.row["instruction"],
         swap=corpus.row["swap"],
         made_by=corpus.made_by,
-        total_bytes=sum(size for _, size, _ in corpus.made_by["files"]),
+        total_bytes=getattr(reader, "PASSES", 1)
+        * sum(size for _, size, _ in corpus.made_by["files"]),
     )
     lines = [f"{corpus.task}: {manifest.pairs:,} pairs of {manifest.rows:,} rows"]
     for reason, count in manifest.dropped.items():

@@ -24,8 +24,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import (
+    ArrayRecordReader,
+    ArrayRecordWriter,
+)
 
 from gve_jax.data.formats.rows import Corpus, Drop, Dropped
 from gve_jax.data.records import pair_row, row_pair
@@ -36,6 +38,9 @@ from gve_jax.types import Item, Pair, UserError
 VERSION = 1  # of the folder's form
 _UNPACKED = "unpacked:"  # before paths in FOLDER.media
 _BATCH = 4096  # records read at once
+# Records compressed together: 16 take a quarter of the space of single ones, a
+# sixteenth of the index in memory, and 14 us instead of 10 to read one.
+_TOGETHER = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +69,11 @@ class Prepared(Source):
 
     def __init__(self, folder: pathlib.Path, corpus: pathlib.Path, task: str):
         self._folder, self._corpus, self._task = folder, corpus, task
-        self._records = ArrayRecordDataSource(str(folder / "pairs.array_record"))
+        self._records = ArrayRecordReader(
+            str(folder / "pairs.array_record"),
+            options="readahead_buffer_size:0",
+            file_reader_buffer_size=1 << 15,
+        )
         with np.load(folder / "facts.npz") as file:
             self._facts = Facts(**file)
 
@@ -74,7 +83,12 @@ class Prepared(Source):
     def __getitem__(self, row: int) -> Pair:
         if not -len(self) <= row < len(self):
             raise IndexError(row)
-        return self._pair(self._records[row % len(self)])
+        row %= len(self)
+        # As a range: a list of one takes time that grows with the file.
+        return self._pair(self._records.read(row, row + 1)[0])
+
+    def __reduce__(self) -> tuple:  # a reader cannot be copied to another process
+        return Prepared, (self._folder, self._corpus, self._task)
 
     @property
     def facts(self) -> Facts:
@@ -103,7 +117,7 @@ class Prepared(Source):
         with ProgressLine(f"measure {self._task}", len(rows), "pairs") as line:
             for first in range(0, len(rows), _BATCH):
                 some = rows[first : first + _BATCH]
-                records = self._records.__getitems__(some.tolist())
+                records = self._records.read(some.tolist())
                 for row, record in zip(some, records, strict=True):
                     bounds[row] = 0
                     fill_bounds(bounds[row], self._pair(record), token_bound)
@@ -156,7 +170,7 @@ def prepare(
       instruction: of queries that have none of their own.
       swap: exchanges query and target. Negatives, which are targets, are left out then.
       made_by: see `Manifest`.
-      total_bytes: of the files, for the progress.
+      total_bytes: that the reader goes over, for the progress.
 
     Raises:
       UserError: none of the rows makes a pair.
@@ -164,7 +178,8 @@ def prepare(
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    writer = ArrayRecordWriter(str(temporary / "pairs.array_record"), "group_size:1")
+    path = temporary / "pairs.array_record"
+    writer = ArrayRecordWriter(str(path), f"group_size:{_TOGETHER}")
     columns = [array.array(kind) for kind in "QQQi"]
     dropped: collections.Counter[str] = collections.Counter()
     first: dict[str, str] = {}
@@ -177,7 +192,7 @@ def prepare(
         return path.removeprefix(inside)  # what lies elsewhere keeps its full path
 
     with ProgressLine(f"prepare {task}", total_bytes >> 20, "MB") as line:
-        shown = 0
+        corpus.on_read = _megabytes(line)
         for row in rows:
             try:
                 if isinstance(row, Dropped):
@@ -193,11 +208,6 @@ def prepare(
                 dropped[e.reason] += 1
                 first.setdefault(e.reason, e.detail)
             line.note = f"{len(columns[0])} pairs, {dropped.total()} dropped"
-            done = min(corpus.bytes_read, total_bytes) >> 20
-            if done > shown:
-                line.advance(done - shown)
-                shown = done
-        line.advance((total_bytes >> 20) - shown)
     writer.close()
     kept, read = len(columns[0]), len(columns[0]) + dropped.total()
     if not kept:
@@ -214,6 +224,19 @@ def prepare(
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return manifest
+
+
+def _megabytes(line: ProgressLine) -> Callable[[int], None]:
+    """Advances a line that counts megabytes by bytes."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        if done >> 20 > before >> 20:
+            line.advance((done >> 20) - (before >> 20))
+
+    return advance
 
 
 def _sides(row: Pair, task: str, instruction: str, swap: bool) -> Pair:

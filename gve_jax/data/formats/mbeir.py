@@ -58,7 +58,7 @@ def read(
             source_id=f"mbeir:{positive[0]}",
         )
 
-    return rows.pairs(rows.json_rows(corpus, queries), make)
+    yield from rows.pairs(rows.json_rows(corpus, queries), make)
 
 
 def _ids(row: dict, name: str) -> list[str]:

@@ -3,7 +3,8 @@
 A reader is a module with `FILES`, the default glob of each kind of file that it reads,
 and `read(corpus, KIND=[paths], ..., OPTION=...)`, which yields pairs and `Dropped`s in
 the order of the files. Pairs name their media by full paths; whether the files are
-there is for `gve_jax.data.prepared` to check, once for all formats.
+there is for `gve_jax.data.prepared` to check, once for all formats. A reader that goes
+over its files several times says how often in `PASSES`.
 """
 
 import csv
@@ -47,14 +48,17 @@ class Corpus:
       folder: that of the corpus; media paths in its files are relative to it.
       media: where a reader puts media that are no files yet.
       negatives: how many of each pair are of use.
+
+    Attributes:
+      on_read: is told of bytes as they are read.
     """
 
     def __init__(self, folder: pathlib.Path, media: pathlib.Path, negatives: int):
         self.folder, self.media, self.negatives = folder, media, negatives
-        self.bytes_read = 0
+        self.on_read: Callable[[int], None] = lambda count: None
 
     def open(self, path: pathlib.Path) -> io.BufferedIOBase:
-        """The bytes of a file, unpacked if it ends in .gz; counted as they are read."""
+        """The bytes of a file, unpacked if it ends in .gz."""
         counted = io.BufferedReader(_Counted(path, self), _PIECE)
         return gzip.GzipFile(fileobj=counted) if path.suffix == ".gz" else counted
 
@@ -76,7 +80,7 @@ class _Counted(io.FileIO):
 
     def readinto(self, buffer) -> int:
         count = super().readinto(buffer)
-        self._corpus.bytes_read += count
+        self._corpus.on_read(count)
         return count
 
 

@@ -51,18 +51,21 @@ def read(
             source_id=_text(row, source_id) if source_id else None,
         )
 
-    return rows.pairs(_rows(records[0].parent, split), make)
+    return rows.pairs(_rows(corpus, records, split), make)
 
 
-def _rows(folder: pathlib.Path, split: str) -> Iterator[Row]:
+def _rows(corpus: Corpus, records: list[pathlib.Path], split: str) -> Iterator[Row]:
     import tensorflow_datasets as tfds  # takes seconds
 
+    folder = records[0].parent
     try:
         source = tfds.builder_from_directory(folder).as_data_source(split=split)
     except Exception as e:  # of many kinds, where the folder is none of TFDS's
         reason = str(e).strip().splitlines()[0]
         raise UserError(f"{folder}: no split {split!r} of TFDS here ({reason})") from e
+    size = sum(path.stat().st_size for path in records) // max(1, len(source))
     for i in range(len(source)):
+        corpus.on_read(size)
         yield f"{folder}:{i}", source[i]
 
 

@@ -16,6 +16,7 @@ from gve_jax.data.sources import hash_text
 from gve_jax.types import Item, Pair
 
 FILES = {"captions": "data/train/partitions/*.csv"}
+PASSES = 2  # the first one counts captions
 
 
 def read(
@@ -39,7 +40,7 @@ def read(
             source_id=f"webvid:{id}",
         )
 
-    return rows.pairs(rows.csv_rows(corpus, captions, "videoid"), make)
+    yield from rows.pairs(rows.csv_rows(corpus, captions, "videoid"), make)
 
 
 def _caption(text: str) -> int:
