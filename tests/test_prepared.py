@@ -102,7 +102,7 @@ def test_pairs_come_by_number_as_in_order(root, capsys):
     assert list(webvid) == in_order
     rng = np.random.default_rng(0)
     for i in rng.integers(-len(in_order), len(in_order), 200):
-        assert webvid[int(i)] == in_order[i]
+        assert webvid[i] == in_order[i]
     with pytest.raises(IndexError):
         webvid[len(in_order)]
     assert pickle.loads(pickle.dumps(webvid))[3] == in_order[3]

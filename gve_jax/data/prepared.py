@@ -83,7 +83,7 @@ class Prepared(Source):
     def __getitem__(self, row: int) -> Pair:
         if not -len(self) <= row < len(self):
             raise IndexError(row)
-        row %= len(self)
+        row = int(row) % len(self)
         # As a range: a list of one takes time that grows with the file.
         return self._pair(self._records.read(row, row + 1)[0])
 
