@@ -106,12 +106,13 @@ def make_processor(
         token_buckets=p.token_buckets,
         patch_buckets=p.patch_buckets,
         exact_grids=p.exact_grids,
-        geometry=_geometry(model_config),
+        geometry=geometry(model_config),
         cache_dir=p.cache_dir,
     )
 
 
-def _geometry(model_config: ModelConfig) -> Geometry:
+def geometry(model_config: ModelConfig) -> Geometry:
+    """What the vision tower asks of its inputs."""
     v = model_config.vision
     # Of the families, only Qwen2.5-VL has positions in seconds.
     timed = model_config.family == "qwen2_5_vl"

@@ -157,19 +157,22 @@ def _blocks(q, k, v, lengths, causal):
 def _cudnn(q, k, v, lengths, causal):
     # Padding goes by lengths, never by cuDNN's packed offsets: those are wrong for
     # grouped heads in jax 0.10.
-    query_lengths = None
-    if lengths is not None:
-        query_lengths = jnp.full_like(lengths, q.shape[1], dtype=jnp.int32)
-        lengths = lengths.astype(jnp.int32)
-    return jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
-        is_causal=causal,
-        query_seq_lengths=query_lengths,
-        key_value_seq_lengths=lengths,
-        implementation="cudnn",
-    )
+    def run(q, k, v, lengths):
+        query_lengths = None
+        if lengths is not None:
+            query_lengths = jnp.full_like(lengths, q.shape[1], dtype=jnp.int32)
+            lengths = lengths.astype(jnp.int32)
+        return jax.nn.dot_product_attention(
+            q,
+            k,
+            v,
+            is_causal=causal,
+            query_seq_lengths=query_lengths,
+            key_value_seq_lengths=lengths,
+            implementation="cudnn",
+        )
+
+    return _on_each_device(run, q, k, v, lengths)
 
 
 def _splash(q, k, v, lengths, causal, interpret: bool = False):
@@ -185,9 +188,18 @@ def _splash(q, k, v, lengths, causal, interpret: bool = False):
     if lengths is not None:
         ids = (jnp.arange(padded) < lengths[:, None]).astype(jnp.int32)
     run = functools.partial(_splash_local, causal=causal, interpret=interpret)
+    q *= np.asarray(q.shape[-1] ** -0.5, q.dtype)
+    return _on_each_device(run, q, k, v, ids)[:, :t]
+
+
+def _on_each_device(run, q, k, v, of_items):
+    """`run(q, k, v, of_items)`, device by device under an ambient mesh.
+
+    The compiler cannot split a kernel; items and heads are independent. `of_items` has
+    a row for each item, or is None.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size > 1:
-        # The compiler cannot partition a kernel; items and heads are independent.
         rows = spec(("batch", None, "heads", None), q.shape, mesh)
         kv_rows = spec(("batch", None, "kv_heads", None), k.shape, mesh)
         if rows != kv_rows:  # too few key heads to split: every device takes all
@@ -198,7 +210,7 @@ def _splash(q, k, v, lengths, causal, interpret: bool = False):
             out_specs=rows,
             check_vma=False,
         )
-    return run(q * np.asarray(q.shape[-1] ** -0.5, q.dtype), k, v, ids)[:, :t]
+    return run(q, k, v, of_items)
 
 
 def _splash_local(q, k, v, ids, *, causal, interpret):

@@ -1,8 +1,10 @@
-"""Floating-point operations of a forward pass, by formula.
+"""Floating-point operations of an item, by formula.
 
-A multiply-add counts as two. What the compiler adds (padding, masks, recomputation) is
-left out: this is the work that the items need.
+A multiply-add counts as two. What the compiler adds (padding, masks) is left out, and
+so are the low-rank updates, a hundredth of the rest.
 """
+
+from typing import NamedTuple
 
 from gve_jax.model.config import ModelConfig
 from gve_jax.types import Encoded
@@ -39,12 +41,52 @@ def text_flops(cfg: ModelConfig, tokens: int) -> int:
     )
     kv = 2 * t.hidden_size * keys
     rest = 2 * t.hidden_size * heads + 3 * t.hidden_size * t.intermediate_size
+    whole = 2 * tokens * (kv + rest)
+    pruned = 2 * (tokens * kv + rest)
+    linear = (t.num_hidden_layers - 1) * whole + pruned
+    return linear + attention_flops(cfg, tokens)
+
+
+def attention_flops(cfg: ModelConfig, tokens: int) -> int:
+    """Of the decoder's attention alone."""
+    t = cfg.text
     causal = tokens * (tokens + 1) // 2
-    whole = 2 * tokens * (kv + rest) + 4 * heads * causal
-    pruned = 2 * (tokens * kv + rest) + 4 * heads * tokens
-    return (t.num_hidden_layers - 1) * whole + pruned
+    seen = (t.num_hidden_layers - 1) * causal + tokens  # the last block's one query
+    return 4 * t.num_attention_heads * t.head_dim * seen
 
 
 def embed_flops(cfg: ModelConfig, item: Encoded) -> int:
     """Of embedding one item."""
     return vision_flops(cfg, item) + text_flops(cfg, len(item.tokens))
+
+
+class TrainFlops(NamedTuple):
+    """Of an item in a training step; of hardware's peak they are called MFU and HFU."""
+
+    required: int  # by its embedding and the gradient
+    executed: int  # and by what is computed again to save memory
+
+
+def train_flops(cfg: ModelConfig, item: Encoded, chunked: bool) -> TrainFlops:
+    """Of training on one item.
+
+    The gradient of a linear layer costs its forward pass twice, for the inputs and for
+    the weights; frozen weights need the former alone, a frozen vision tower none.
+
+    Args:
+      cfg: with `lora_rank` if the weights are frozen.
+      item: as it is encoded.
+      chunked: whether it is in a chunk that is encoded again (GradCache).
+    """
+    vision, text = vision_flops(cfg, item), text_flops(cfg, len(item.tokens))
+    again = chunked * text
+    if cfg.remat != "none":
+        again += text
+        if cfg.remat == "attn_out":
+            again -= attention_flops(cfg, len(item.tokens))
+    if cfg.lora_rank:
+        required = vision + 2 * text
+    else:
+        required = 3 * (vision + text)
+        again += (chunked + (cfg.remat != "none")) * vision
+    return TrainFlops(required, required + again)
