@@ -6,7 +6,8 @@ workdir/
   tokenizer/       tokenizer.json and its config
   checkpoints/N/   items `params` (trained weights: all that inference needs beside
                    model.init_from), `contract`, `train` (optimiser, step) and `data`
-                   (position of the pairs iterator)
+                   (position of the pairs iterator, curriculum, corpora that were
+                   missing)
 """
 
 import hashlib
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers as managers
 
 from gve_jax.contract import Contract
 from gve_jax.types import UserError
@@ -27,15 +29,22 @@ from gve_jax.types import UserError
 # What may differ between a run and its resumption: nothing here changes the numbers
 # of a step beyond the order of a reduction.
 FREE_KEYS = (
+    "data.max_failed",
     "data.prefetch",
+    "data.stall_s",
     "data.workers",
     "embed.",
     "eval.",
+    "loss.exchange",
     "mesh.",
     "preprocess.cache_dir",
     "train.checkpoint_every",
+    "train.eval_every",
     "train.keep",
+    "train.keep_every",
     "train.log_every",
+    "train.max_skipped",
+    "train.sinks",
 )
 
 
@@ -79,27 +88,52 @@ class Checkpoints:
 
     Args:
       workdir: as in the module's docstring.
-      keep: newest checkpoints kept.
+      keep: newest checkpoints kept; beside them the one with the best score.
+      keep_every: all checkpoints of steps that it divides are kept; 0: none.
     """
 
-    def __init__(self, workdir: str | os.PathLike, keep: int = 1):
+    def __init__(self, workdir: str | os.PathLike, keep: int = 1, keep_every: int = 0):
         self._workdir = pathlib.Path(workdir).absolute()
+        kept = [
+            managers.LatestN(keep),
+            managers.BestN(
+                get_metric_fn=lambda metrics: metrics["score"],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+        if keep_every:
+            kept.append(managers.EveryNSteps(keep_every))
         self._manager = ocp.CheckpointManager(
             self._workdir / "checkpoints",
             item_names=("params", "contract", "train", "data"),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=managers.AnyPreservationPolicy(kept)
+            ),
         )
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the checkpoints there are, ascending."""
+        return sorted(self._manager.all_steps())
 
     @property
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
     def save(
-        self, step: int, params: Any, contract: Contract, train: Any, data: dict
+        self,
+        step: int,
+        params: Any,
+        contract: Contract,
+        train: Any,
+        data: dict,
+        score: float | None = None,
     ) -> None:
         """Writes in the background; `close` or the next save waits for it."""
         self._manager.save(
             step,
+            metrics=None if score is None else {"score": score},
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(params),
                 contract=ocp.args.JsonSave(contract.to_json()),
@@ -107,7 +141,8 @@ class Checkpoints:
                 data=ocp.args.JsonSave(data),
             ),
         )
-        contract.save(self._workdir / "contract.json")
+        if jax.process_index() == 0:
+            contract.save(self._workdir / "contract.json")
 
     def restore(self, step: int, params: Any, train: Any) -> tuple[Any, Any, dict]:
         """Restores into the shapes, dtypes and shardings of the given trees."""
@@ -156,14 +191,19 @@ def save_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
     differ = [
         f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, "absent") != new.get(key, "absent")
-        and not key.startswith(FREE_KEYS)
+        if old.get(key, "absent") != new.get(key, "absent") and not _is_free(key)
     ]
     if differ:
         raise UserError(
             f"{path} is of another configuration ({'; '.join(differ)}): "
             "use the same flags to resume, or a new --workdir"
         )
+
+
+def _is_free(key: str) -> bool:
+    return key in FREE_KEYS or key.startswith(
+        tuple(k for k in FREE_KEYS if k[-1] == ".")
+    )
 
 
 def load_config(workdir: str | os.PathLike) -> ConfigDict:

@@ -89,6 +89,10 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.data = d = ml_collections.ConfigDict()
     d.pairs = ""  # folder of TASK.jsonl files, or one pairs file
+    # Instead of `pairs`: task -> its corpus, see gve_jax/data/corpora.py.
+    d.corpora = ml_collections.ConfigDict({}, allow_dotted_keys=False)
+    d.root = ""  # folder that the corpora lie in
+    d.prepared = ""  # folder that they are kept in once read; empty: root/prepared
     # Task -> weight; empty: every task file, weighted by its size.
     d.tasks = ml_collections.ConfigDict({}, allow_dotted_keys=False)
     d.batch_size = 1024  # pairs over all devices
@@ -105,8 +109,14 @@ def default_config() -> ml_collections.ConfigDict:
     d.min_share = 0.0
     # Pixels by which the frames of each medium are shifted at random in training.
     d.shift = 0
+    # Pairs of each task that are kept from training, with all others of their sources:
+    # the curriculum probes them, and recall is measured on them. At most a tenth.
+    d.held_out = 0
     d.prefetch = 2  # batches prepared ahead
     d.workers = 16  # threads that read media
+    # Share of unreadable pairs, replaced by others of their batch, that stops a run.
+    d.max_failed = 0.1
+    d.stall_s = 600.0  # seconds without a batch that stop a run; 0: no watchdog
 
     c.loss = ml_collections.ConfigDict(
         dict(
@@ -120,6 +130,19 @@ def default_config() -> ml_collections.ConfigDict:
             # Negatives scoring above their positive by more are left out, as probable
             # positives; 2 turns it off.
             mask_margin=0.1,
+            # Leave out negatives of another modality than their row's positive.
+            modality_mask=False,
+            # Added to a negative's logit: this times its score (LLaVE takes 9).
+            hardness=0.0,
+            # Leading dimensions that, normalised, get a loss of their own; the mean
+            # over them and the whole counts.
+            matryoshka=(),
+            # Weight of the cross entropy to the teacher's scores of pairs that have
+            # them.
+            distillation=0.0,
+            # How devices see each other's rows: "gather" all of them, or pass them
+            # around a "ring"; "auto": a ring where gathered rows would be large.
+            exchange="auto",
         )
     )
 
@@ -136,10 +159,52 @@ def default_config() -> ml_collections.ConfigDict:
         )
     )
 
-    c.curriculum = ml_collections.ConfigDict(dict(name="static"))
+    c.curriculum = ml_collections.ConfigDict(
+        dict(
+            # "static", "pyramid", "pyramid_centred", "odm" or "doremi": how tasks are
+            # weighted, anew in each epoch; see gve_jax/data/schedulers.py.
+            name="static",
+            epochs=3,  # equal parts of train.steps
+            # Embedder of the first epoch's probe: a checkpoint or hub id; later ones
+            # are probed by the run itself. Empty: by its first weights.
+            prober="",
+            sigma_start=0.1,  # temperature of the pyramid in the first epoch ...
+            sigma_end=1.0,  # ... and in the last
+        )
+    )
+
+    # Hard negatives of a run's own (`python -m gve_jax.mine` finds them beforehand).
+    c.mine = ml_collections.ConfigDict(
+        dict(
+            # Mine anew with the run's weights at the start of each epoch but the first.
+            each_epoch=False,
+            # Only targets that score below this share of the positive's score.
+            ceiling=0.95,
+            # Ranks of a query's results that negatives are drawn from: first and last.
+            first_rank=1,
+            last_rank=100,
+        )
+    )
 
     c.train = ml_collections.ConfigDict(
-        dict(steps=1000, log_every=10, checkpoint_every=500, keep=1)
+        dict(
+            steps=1000,  # updates of the weights
+            accumulate=1,  # batches whose gradients are averaged for an update
+            # GradCache: tokens encoded at once on a device, the batch being cut into
+            # such chunks; 0: all at once.
+            chunk=0,
+            log_every=10,
+            checkpoint_every=500,
+            keep=1,  # newest checkpoints kept
+            keep_every=0,  # of these steps, all are kept; 0: none
+            # Steps between evaluations, on UVRB if eval.root is set, else on the pairs
+            # held out; the best checkpoint is kept too. 0: none.
+            eval_every=0,
+            # Updates in a row that were skipped, their gradients not being finite, that
+            # stop a run.
+            max_skipped=10,
+            sinks=(),  # also log to "tensorboard", "wandb"
+        )
     )
 
     # Devices along each axis; -1 takes those left over.

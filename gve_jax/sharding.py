@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -114,6 +115,37 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 def batch_ways(mesh: Mesh) -> int:
     """Into how many parts a mesh splits a batch."""
     return math.prod(mesh.shape[axis] for axis in RULES["batch"])
+
+
+def own_rows(n: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a batch of n this process holds, ascending."""
+    places = batch_sharding(mesh).addressable_devices_indices_map((n,))
+    return np.unique(np.concatenate([np.arange(n)[i] for i in places.values()]))
+
+
+def from_own_rows(tree: Any, mesh: Mesh) -> Any:
+    """A batch on the mesh, of which each process gives the rows that it holds."""
+    place, ways = batch_sharding(mesh), batch_ways(mesh)
+    share = ways // len(own_rows(ways, mesh))  # processes with different rows
+
+    def put(x):
+        shape = (len(x) * share, *x.shape[1:])
+        return jax.make_array_from_process_local_data(place, x, shape)
+
+    return from_all_rows(tree, place) if share == 1 else jax.tree.map(put, tree)
+
+
+def from_all_rows(tree: Any, place: NamedSharding) -> Any:
+    """Arrays on a mesh, of which every process has the whole."""
+    if place.is_fully_addressable:
+        return jax.device_put(tree, place)
+    put = lambda x: jax.make_array_from_callback(x.shape, place, x.__getitem__)  # noqa: E731
+    return jax.tree.map(put, tree)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Of arrays that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -44,7 +44,8 @@ class Pair(NamedTuple):
 
     `source_id` names the scene both sides come from, so that two pairs of one scene are
     never negatives of each other. Pairs of one `cluster` are hard to tell apart, and
-    make hard batches.
+    make hard batches. `scores` are a teacher's cosines of the query with the target
+    and with each of the negatives, in this order.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Pair(NamedTuple):
     task: str = "pairs"
     source_id: str | None = None
     cluster: str | None = None
+    scores: tuple[float, ...] = ()
 
 
 class Frames(NamedTuple):
@@ -131,10 +133,11 @@ class EncoderInputs(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """A task-homogeneous training batch of one or more bucketed sides.
+    """A task-homogeneous training batch of bucketed sides.
 
-    `target` has b / m rows where m pairs in a row share a target. The ids are 31-bit
-    hashes: equal ids mark pairs that must not repel each other.
+    The ids are 31-bit hashes: equal ids mark pairs that must not repel each other. The
+    kinds are sums of 1 (text), 2 (image) and 4 (video). `scores` are the teacher's, NaN
+    where there are none.
     """
 
     query: EncoderInputs
@@ -143,4 +146,7 @@ class PairBatch(NamedTuple):
     source_ids: np.ndarray  # int32 [b]
     query_ids: np.ndarray  # int32 [b], of the query's content
     target_ids: np.ndarray  # int32 [b], of the target's content
-    negative_ids: np.ndarray | None = None  # int32 [b*k]
+    negative_ids: np.ndarray | None = None  # int32 [b*k], -1 where a slot is unused
+    target_kinds: np.ndarray | None = None  # int32 [b]
+    negative_kinds: np.ndarray | None = None  # int32 [b*k]
+    scores: np.ndarray | None = None  # float32 [b, 1 + k]

@@ -1,13 +1,14 @@
 """Grouping and loading of pairs: homogeneous, seeded, resumable, complete."""
 
 import collections
+import json
 
 import jax
 import numpy as np
 import pytest
 
 from gve_jax import build
-from gve_jax.data.loader import PairLoader, StaticMixture, content_id
+from gve_jax.data.loader import EpochDraw, PairLoader, content_id, kind
 from gve_jax.data.sources import Group, group_by_length, load_tasks
 from gve_jax.types import Item, Pair, UserError
 from tests import tiny
@@ -64,15 +65,18 @@ def test_weights_are_shares_of_tasks():
         group(tasks, batch_size=3)
 
 
-def test_the_mixture_is_pure_and_follows_its_weights():
-    mixture = StaticMixture([0.7, 0.3], 4000, seed=1)
-    drawn = [mixture[i] for i in range(len(mixture))]
-    assert drawn == [StaticMixture([0.7, 0.3], 4000, seed=1)[i] for i in range(4000)]
+def test_an_epoch_is_pure_follows_its_weights_and_goes_on_behind_the_last():
+    draw = EpochDraw([0.7, 0.3], [5, 0], 4000, seed=1, epoch=0)
+    drawn = [draw[i] for i in range(len(draw))]
+    again = EpochDraw([0.7, 0.3], [5, 0], 4000, seed=1, epoch=0)
+    assert drawn == [again[i] for i in range(4000)]
     share = np.mean([g == 0 for g, _ in drawn])
     assert abs(share - 0.7) < 4 * np.sqrt(0.21 / 4000)
-    for g in (0, 1):  # every task's own batches come one by one
+    for g, offset in ((0, 5), (1, 0)):  # every task's own batches come one by one
         own = [index for chosen, index in drawn if chosen == g]
-        assert own == list(range(len(own)))
+        assert own == list(range(offset, offset + draw.counts[g]))
+    other = EpochDraw([0.7, 0.3], [5, 0], 4000, seed=1, epoch=1)
+    assert drawn != [other[i] for i in range(4000)]
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +99,22 @@ def parts(tmp_path_factory):
     return groups, processor
 
 
-def loader(parts, tmp_path, steps=12, seed=0, prefetch=2):
+def unstarted(parts, tmp_path, seed=0, prefetch=2, **options):
     groups, processor = parts
     return PairLoader(
-        groups, processor, steps=steps, seed=seed, prefetch=prefetch, workers=2,
-        failures_path=tmp_path / "failures.jsonl",
+        groups, processor, seed=seed, prefetch=prefetch, workers=2,
+        failures_path=tmp_path / "failures.jsonl", **options,
     )  # fmt: skip
+
+
+def loader(parts, tmp_path, steps=12, **options):
+    """In its first epoch, in which tasks come by their size."""
+    found = unstarted(parts, tmp_path, **options)
+    weights = collections.Counter()
+    for one in parts[0]:
+        weights[one.task] += one.weight
+    found.begin(0, steps, weights)
+    return found
 
 
 def equal(a, b):
@@ -130,7 +144,7 @@ def test_clustered_batches_stay_within_a_cluster(parts, tmp_path):
     pairs = next(g for g in groups if g.name.startswith("T2V")).pairs
     colours = [p._replace(cluster=p.query.text.split()[1]) for p in pairs]
     by_colour = {content_id(p.query): p.cluster for p in colours}
-    one = Group("T2V", tuple(colours), 4, 0, 1.0, 64, 64, clustered=True)
+    one = Group("T2V", "T2V", tuple(colours), 4, 0, 1.0, 64, 64, clustered=True)
     batches = list(loader(([one], processor), tmp_path, steps=12))
     clusters = [
         {by_colour[i] for i in batch.inputs.query_ids.tolist()} for batch in batches
@@ -141,15 +155,9 @@ def test_clustered_batches_stay_within_a_cluster(parts, tmp_path):
 
 
 def test_shifts_change_media_alone_and_repeat(parts, tmp_path):
-    groups, processor = parts
-
-    def batches(shift):
-        return PairLoader(
-            groups, processor, steps=6, seed=0, shift=shift, prefetch=2, workers=2,
-            failures_path=tmp_path / "failures.jsonl",
-        )  # fmt: skip
-
-    plain, one, two = map(list, (batches(0), batches(5), batches(5)))
+    plain, one, two = (
+        list(loader(parts, tmp_path, steps=6, shift=shift)) for shift in (0, 5, 5)
+    )
     for a, b, c in zip(plain, one, two, strict=True):
         equal(b, c)
         np.testing.assert_array_equal(a.inputs.query.tokens, b.inputs.query.tokens)
@@ -199,19 +207,93 @@ def test_a_restored_loader_goes_on_exactly(parts, tmp_path):
     for _ in range(5):
         next(half)
     state = half.get_state()
-    resumed = loader(parts, tmp_path)
-    resumed.set_state(state)
+    resumed = unstarted(parts, tmp_path)
+    resumed.set_state(json.loads(json.dumps(state)))
     rest = list(resumed)
     assert len(rest) == 7
     for a, b in zip(whole[5:], rest, strict=True):
         equal(a, b)
 
 
+def test_epochs_go_on_within_each_group_and_resume(parts, tmp_path):
+    """Also when the second epoch is resumed, whose weights nothing recomputes."""
+
+    def epochs(found, *numbers):
+        batches = []
+        for number in numbers:
+            weights = {"T2V": 0.9, "T2T": 0.1} if number else {"T2V": 0.2, "T2T": 0.8}
+            drawn = found.begin(number, 10, weights)
+            batches.append(list(found))
+            counts = collections.Counter(batch.task for batch in batches[-1])
+            assert drawn == {task: counts[task] for task in weights}
+        return batches
+
+    whole = unstarted(parts, tmp_path)
+    first, second = epochs(whole, 0, 1)
+    seen = collections.defaultdict(list)
+    for batch in first + second:
+        seen[batch.group] += batch.inputs.query_ids.tolist()
+    for group in parts[0]:  # a pass over a group is not broken by the border
+        size = len(group.pairs) // 4 * 4
+        passes = [seen[group.name][i : i + size] for i in range(0, size * 2, size)]
+        for ids in passes:
+            assert len(ids) < size or len(set(ids)) == len(set(passes[0]))
+    half = unstarted(parts, tmp_path)
+    half.begin(0, 10, {"T2V": 0.2, "T2T": 0.8})
+    list(half)
+    half.begin(1, 10, {"T2V": 0.9, "T2T": 0.1})
+    for _ in range(4):
+        next(half)
+    resumed = unstarted(parts, tmp_path)
+    resumed.set_state(json.loads(json.dumps(half.get_state())))
+    for a, b in zip(second[4:], resumed, strict=True):
+        equal(a, b)
+    (third,) = epochs(resumed, 2)
+    for a, b in zip(third, epochs(whole, 2)[0], strict=True):
+        equal(a, b)
+
+
+def test_processes_share_a_batch(parts, tmp_path):
+    whole = list(loader(parts, tmp_path))
+    halves = [
+        list(
+            loader(
+                parts,
+                tmp_path,
+                rows=lambda n, i=i: np.arange(n // 2 * i, n // 2 * (i + 1)),
+            )
+        )
+        for i in (0, 1)
+    ]
+    for batch, *two in zip(whole, *halves, strict=True):
+        joined = jax.tree.map(
+            lambda a, b: np.concatenate([a, b]), *[h.inputs for h in two]
+        )
+        jax.tree.map(np.testing.assert_array_equal, batch.inputs, joined)
+
+
+def test_what_only_some_losses_read(parts, tmp_path):
+    groups, processor = parts
+    videos = next(g for g in groups if g.name.startswith("T2V"))
+    pairs = [p._replace(scores=(0.5, 0.25)) for p in list(videos.pairs)[:3]]
+    pairs.append(videos.pairs[3])
+    one = Group("T2V", "T2V", tuple(pairs), 4, 2, 1.0, 64, 64)
+    batch = next(loader(([one], processor), tmp_path, extras=("kinds", "scores")))
+    assert batch.inputs.target_kinds.tolist() == [4] * 4
+    assert batch.inputs.negative_kinds.tolist() == [4, 0] * 4
+    scores = batch.inputs.scores[np.argsort(np.isnan(batch.inputs.scores[:, 0]))]
+    np.testing.assert_array_equal(scores, [[0.5, 0.25, 0]] * 3 + [[np.nan] * 3])
+    assert kind(Item("", text="a", video="v")) == 5 and kind(Item("", image="i")) == 2
+
+
 def test_pairs_without_negatives_get_masked_slots(parts, tmp_path):
     groups, processor = parts
     videos = next(g for g in groups if g.name.startswith("T2V"))
-    mixed = [videos.pairs[0], *(p._replace(negatives=()) for p in videos.pairs[1:4])]
-    one = Group("T2V", tuple(mixed), 4, 1, 1.0, 64, 64)
+    mixed = [
+        videos.pairs[0],
+        *(p._replace(negatives=()) for p in list(videos.pairs)[1:4]),
+    ]
+    one = Group("T2V", "T2V", tuple(mixed), 4, 1, 1.0, 64, 64)
     batch = next(loader(([one], processor), tmp_path, steps=1))
     ids = batch.inputs.negative_ids
     assert sorted(ids >= 0) == [False, False, False, True]

@@ -29,12 +29,12 @@ RANK = {
     "restore": 6,
     "embed": 7,
     "generate": 7,
-    "mine": 7,
+    "mine": 8,
     "export": 7,
-    "train": 8,
-    "plan": 9,
-    "index": 8,
-    "cli": 10,
+    "train": 9,
+    "plan": 10,
+    "index": 9,
+    "cli": 11,
 }
 
 

@@ -145,12 +145,18 @@ def test_an_unreadable_video_is_recorded_and_replaced(pairs, tmp_path):
     assert sum(row["failed_pairs"] for row in metrics(tmp_path / "run")) >= 1
 
 
-def test_too_many_unreadable_videos_stop_the_run(pairs, tmp_path):
+@pytest.mark.parametrize(
+    "broken, message",
+    [("*-left.mp4", "(data.max_failed)|of a batch cannot"), ("*.mp4", "of a batch")],
+)
+def test_too_many_unreadable_videos_stop_the_run(pairs, tmp_path, broken, message):
     shutil.copytree(pairs, tmp_path / "train")
-    for video in (tmp_path / "train").glob("*-left.mp4"):
+    for video in (tmp_path / "train").glob(broken):
         video.write_bytes(b"not a video at all")
-    with pytest.raises(UserError, match="cannot be read, first"):
-        train(tiny.config(tmp_path / "train"), tmp_path / "run")
+    (tmp_path / "train" / "T2T.jsonl").unlink()
+    config = tiny.config(tmp_path / "train", preprocess__exact_grids=())
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "run", devices=jax.devices()[:1])
 
 
 def test_steps_zero_writes_the_untrained_model(pairs, tmp_path):

@@ -151,7 +151,7 @@ def hold_out(
     """Keeps pairs of each task from training, with all others of their scenes.
 
     Scenes (see `pair_facts`) are put into an order by `seed`. From each task, the first
-    ones are held out until it has min(count, a tenth of its pairs) pairs of them. A
+    ones are held out until it has min(count, a tenth of its pairs, or two) of them. A
     scene that one task holds out trains no other, but as a hard negative it may.
 
     Args:
@@ -171,7 +171,7 @@ def hold_out(
     order = {task: _mix(s.facts.scene ^ key) for task, s in sources.items()}
     chosen = []
     for places in order.values():
-        enough = min(count, len(places) // 10)
+        enough = min(count, max(len(places) // 10, 2))  # a probe needs two
         if enough:
             last = np.partition(places, enough - 1)[enough - 1]
             chosen.append(np.unique(places[places <= last]))

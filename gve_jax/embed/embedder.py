@@ -70,8 +70,12 @@ class Embedder:
         self._tokens, self._exact = tokens, exact
         self._batch_sharding = sharding.batch_sharding(mesh)
         self._ways = sharding.batch_ways(mesh)
-        self._params = params
-        self._function = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x))
+        self.params = params  # may be set to others of the same shapes
+        # Of several processes each embeds all items, and needs all vectors.
+        whole = sharding.replicated(mesh) if jax.process_count() > 1 else None
+        self._function = jax.jit(
+            lambda p, x: nnx.merge(graphdef, p)(x), out_shardings=whole
+        )
 
     @classmethod
     def from_checkpoint(
@@ -164,8 +168,8 @@ class Embedder:
             inputs = collate_packed(rows, self._ways)
             used += sum(len(row.encoded.tokens) for row in rows)
             padded += inputs.tokens.size
-            inputs = jax.device_put(inputs, self._batch_sharding)
-            running.append((list(rows), self._function(self._params, inputs)))
+            inputs = sharding.from_all_rows(inputs, self._batch_sharding)
+            running.append((list(rows), self._function(self.params, inputs)))
             if len(running) > 2:  # two batches in flight hide the transfers
                 finish()
 

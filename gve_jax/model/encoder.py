@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from gve_jax.model.config import ModelConfig
 from gve_jax.model.layers import LoRAParam
@@ -13,6 +14,10 @@ from gve_jax.model.rows import Rows, take_rows
 from gve_jax.model.text import TextModel
 from gve_jax.model.vision import VisionTower
 from gve_jax.types import EncoderInputs, UserError
+
+
+# The name of what a frozen vision tower made, for policies of rematerialisation.
+FROZEN_FEATURES = "frozen_features"
 
 
 class Encoder(nnx.Module):
@@ -66,10 +71,18 @@ class Encoder(nnx.Module):
         if inputs.vision is None:
             return x, ()
         features = self.visual(inputs.vision)  # rows of b*p/4 units
+        if (
+            self.cfg.lora_rank
+        ):  # the tower is frozen: nothing of it is kept or done twice
+            features = jax.tree.map(_frozen, features)
         seen = inputs.visual_index.reshape(-1, 1) >= 0
         take = lambda rows: take_rows(rows, inputs.visual_index)  # noqa: E731
         x = jnp.where(seen, take(features.units), x)
         return x, [jnp.where(seen, take(rows), 0) for rows in features.deep]
+
+
+def _frozen(x: jax.Array) -> jax.Array:
+    return checkpoint_name(jax.lax.stop_gradient(x), FROZEN_FEATURES)
 
 
 def abstract(cfg: ModelConfig) -> tuple[Any, nnx.State]:

@@ -4,6 +4,7 @@ Text never turns into structure: special tokens come from `special()` alone, and
 text that spells "<|im_end|>" is encoded as those characters.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -83,6 +84,13 @@ class Tokenizer:
                 "use the tokenizer.json of a Qwen-VL checkpoint"
             )
         return found
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits: tokenizers that encode alike have the same."""
+        return hashlib.blake2b(
+            self._backend.to_str().encode(), digest_size=8
+        ).hexdigest()
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which transformers reads."""

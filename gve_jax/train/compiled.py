@@ -14,10 +14,12 @@ class Compiled:
     """A jitted function compiled once per shape of its arguments.
 
     Calls with shapes that `prepare` has not seen compile then; `len()` counts programs.
+    While the function is traced, `mesh` is the one around it.
     """
 
-    def __init__(self, function: Callable, **jit_options: Any):
+    def __init__(self, function: Callable, mesh: jax.sharding.Mesh, **jit_options: Any):
         self._jitted = jax.jit(function, **jit_options)
+        self._mesh = mesh
         self._programs: dict[Any, Callable] = {}
 
     def __len__(self) -> int:
@@ -34,7 +36,8 @@ class Compiled:
         key = _shapes(arguments)
         if key not in self._programs:
             self._programs[key] = None  # claimed: a twin need not compile it too
-            self._programs[key] = self._jitted.lower(*arguments).compile()
+            with jax.set_mesh(self._mesh):
+                self._programs[key] = self._jitted.lower(*arguments).compile()
         return key
 
 

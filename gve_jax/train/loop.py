@@ -1,305 +1,305 @@
 """The training loop, top to bottom."""
 
 import dataclasses
-import hashlib
-import json
 import os
 import pathlib
 import sys
-import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from flax import nnx
 from ml_collections import ConfigDict
 
-from gve_jax import build, sharding
-from gve_jax.checkpoint import Checkpoints, save_config, weights_hash
-from gve_jax.contract import DEFAULT_SYSTEM, TEMPLATE
-from gve_jax.data.loader import Batch, PairLoader
-from gve_jax.data.sources import Group, group_by_length, load_tasks
-from gve_jax.losses import LossCurves
-from gve_jax.model import partition
-from gve_jax.preprocess import Tokenizer, load_tokenizer
+from gve_jax import sharding
+from gve_jax.checkpoint import Checkpoints, weights_hash
+from gve_jax.data.sources import Group
+from gve_jax.embed import Embedder
 from gve_jax.progress import ProgressLine
+from gve_jax.train import logs, setup
 from gve_jax.train.compiled import Compiled, warm
-from gve_jax.train.state import (
-    StepMetrics,
-    TrainState,
-    learning_rate,
-    make_gradient,
-    make_optimizer,
-    make_update,
-)
-from gve_jax.types import Pair, UserError
+from gve_jax.train.curriculum import Curriculum, borders
+from gve_jax.train.feed import Feed
+from gve_jax.train.preemption import Preemption
+from gve_jax.train.probe import Evaluation, held_out_evaluation, probe
+from gve_jax.train.remine import Remining
+from gve_jax.train.report import write_report
+from gve_jax.train.sinks import open_sinks
+from gve_jax.train.state import TrainState, make_gradient, make_update
+from gve_jax.types import UserError
 
 
 def train(
     config: ConfigDict,
     workdir: str | os.PathLike,
     devices: Sequence[jax.Device] | None = None,
+    *,
+    evaluate: Callable[[Embedder], Evaluation] | None = None,
+    allow_missing: bool = False,
 ) -> None:
     """Trains, or goes on training, what `config` says, in `workdir`.
 
-    `devices` form the mesh; by default all of them.
+    Args:
+      config: of `gve_jax.config.default_config`.
+      workdir: shared by all processes; see `gve_jax.checkpoint` for what it holds.
+      devices: form the mesh; by default all of them.
+      evaluate: scores the weights every train.eval_every steps; default: recall of
+        the held-out pairs.
+      allow_missing: train without the corpora of the config that are not there.
 
     Raises:
       UserError: bad data or flags, or the workdir is of another configuration.
     """
     workdir = pathlib.Path(workdir).absolute()
-    _check(config)
-    steps = config.train.steps
+    ends = borders(config)
+    _check(config, evaluate)
+    steps, accumulate = config.train.steps, config.train.accumulate
 
-    # ---- data -----------------------------------------------------------------------
-    tasks = load_tasks(config.data.pairs, list(config.data.tasks))
+    # ---- data, model, batches -------------------------------------------------------
+    data = setup.load_data(config, allow_missing)
     # Only now, with readable data, is anything written.
-    save_config(workdir, config)
-    tokenizer = _tokenizer(config, workdir, tasks)
+    tokenizer = setup.prepare_workdir(config, workdir, data.tasks)
+    model = setup.make_model(config, tokenizer, devices)
+    groups = setup.make_groups(config, data.tasks, model)
+    loader = setup.make_loader(config, groups, model, workdir)
+    shares = dict.fromkeys(data.tasks, 0.0)
+    for group in groups:
+        shares[group.task] += group.weight
+    curriculum = Curriculum(config, shares, data.held)
+    remining = None
+    if config.mine.each_epoch:
+        remining = Remining(config, data.tasks, workdir)
+    log = logs.MetricsLog(workdir)
+    mesh, frozen, state = model.mesh, model.frozen, model.state
 
-    # ---- model and optimiser --------------------------------------------------------
-    mesh = sharding.make_mesh(config.mesh, devices)
-    model_config, graphdef, params = build.make_model(config, tokenizer, mesh)
-    trainable, frozen = partition(params, config.model.trainable)
-    schedule = learning_rate(config.optim, steps)
-    optimizer = make_optimizer(config.optim, schedule)
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    state = TrainState(
-        step=jax.device_put(jnp.zeros((), jnp.int32), replicated),
-        trainable=trainable,
-        opt_state=_init_optimizer(optimizer, trainable, mesh),
-    )
+    # ---- programs -------------------------------------------------------------------
+    places = jax.tree.map(lambda x: x.sharding, state)
+    replicated = sharding.replicated(mesh)
     gradient = Compiled(
-        make_gradient(graphdef, config),
-        out_shardings=(jax.tree.map(lambda x: x.sharding, trainable), replicated),
+        make_gradient(model.graphdef, config, mesh),
+        mesh,
+        out_shardings=(places.trainable, replicated),
+    )
+    add = Compiled(
+        lambda total, more: jax.tree.map(jnp.add, total, more),
+        mesh,
+        donate_argnums=0,
+        out_shardings=places.trainable,
     )
     update = Compiled(
-        make_update(optimizer, schedule),
+        make_update(model.optimizer, model.schedule, accumulate),
+        mesh,
         donate_argnums=0,
         # Fixed, or the compiler's own choice would compile the second step again.
-        out_shardings=(jax.tree.map(lambda x: x.sharding, state), replicated),
+        out_shardings=(places, replicated),
     )
+    parts = [
+        sharding.from_all_rows(np.int32(part), replicated) for part in range(accumulate)
+    ]
 
-    # ---- batches --------------------------------------------------------------------
-    contract = build.make_contract(config, model_config)
-    processor = build.make_processor(config, tokenizer, contract, model_config)
-    groups = group_by_length(
-        tasks,
-        token_bound=processor.token_bound,
-        token_buckets=config.preprocess.token_buckets,
-        weights=config.data.tasks,
-        batch_size=config.data.batch_size,
-        batch_sizes=config.data.batch_sizes,
-        num_negatives=config.data.num_negatives,
-        nums_negatives=config.data.nums_negatives,
-        min_share=config.data.min_share,
-        cluster_share=config.data.cluster_share,
-    )
-    _check_divisible(groups, mesh)
-    loader = PairLoader(
-        groups,
-        processor,
-        steps=steps,
-        seed=config.seed,
-        shift=config.data.shift,
-        prefetch=config.data.prefetch,
-        workers=config.data.workers,
-        failures_path=workdir / "failures.jsonl",
-    )
+    def gradients() -> list:
+        """What to compile for the groups there are."""
+
+        def example(group: Group) -> tuple:
+            inputs = sharding.from_own_rows(loader.example(group).inputs, mesh)
+            return state.trainable, frozen, inputs, state.step, parts[0]
+
+        # A clustered group has the shapes of its plain twin, of the same pairs.
+        distinct = {id(group.pairs): group for group in groups}.values()
+        return [(gradient, partial(example, group)) for group in distinct]
 
     # ---- resume ---------------------------------------------------------------------
-    checkpoints = Checkpoints(workdir, config.train.keep)
-    data_hash = _data_hash(tasks)
-    first = checkpoints.latest_step or 0
-    if first:
-        trainable, rest, data = checkpoints.restore(
-            first, state.trainable, {"step": state.step, "opt_state": state.opt_state}
-        )
-        if data["hash"] != data_hash:
+    checkpoints = Checkpoints(workdir, config.train.keep, config.train.keep_every)
+    first = checkpoints.latest_step
+    position: dict = {}  # of the loader, behind the last batch that was used
+    if first is not None:
+        rest = {k: v for k, v in state._asdict().items() if k != "trainable"}
+        trainable, rest, saved = checkpoints.restore(first, state.trainable, rest)
+        if saved["digests"] != data.digests:
+            changed = {t for t, _ in saved["digests"].items() ^ data.digests.items()}
             raise UserError(
-                f"data.pairs={config.data.pairs} changed since step {first} of "
-                f"{workdir}: restore the pairs to resume, or use a new --workdir"
+                f"the pairs of {', '.join(sorted(changed))} changed since step {first} "
+                f"of {workdir}: restore them to resume, or use a new --workdir"
             )
-        state = TrainState(rest["step"], trainable, rest["opt_state"])
-        loader.set_state(data["iterator"])
+        state = TrainState(trainable=trainable, **rest)
+        position = saved["loader"]
+        if position:
+            if remining and position["epoch"]:
+                mined = remining.read(position["epoch"])
+                groups = setup.make_groups(config, mined, model)
+            loader.set_state(position, groups)
+        curriculum.state = saved["curriculum"]
+        log.set_state(saved["log"])
         done = "; it is finished" if first >= steps else ""
         print(f"resuming {workdir} at step {first}{done}", file=sys.stderr)
-    metrics_log = _MetricsLog(workdir / "metrics.jsonl", first)
-
+    for name in ("metrics", "curriculum", "evaluations"):
+        logs.cut_after(workdir / f"{name}.jsonl", first or 0)
+    sinks = open_sinks(
+        config.train.sinks if jax.process_index() == 0 else (),
+        workdir,
+        config,
+        first or 0,
+    )
     frozen_hash = weights_hash(frozen)
 
-    def save(step: int) -> None:
+    # ---- what happens between steps -------------------------------------------------
+    own = Embedder(
+        model.graphdef,
+        None,  # the weights, as they are when it is asked for
+        model.processor,
+        model.contract,
+        tokens=config.embed.tokens,
+        mesh=mesh,
+    )
+
+    def own_embedder() -> Embedder:
+        own.params = nnx.merge_state(state.trainable, frozen)
+        return own
+
+    def begin_epoch(number: int) -> None:
+        nonlocal position, groups
+        plan = curriculum.plan(number, own_embedder, log.end_epoch())
+        if remining and number:
+            mined = remining.mine(number, own_embedder())
+            groups = setup.make_groups(config, mined, model)
+        length = ends[number + 1] - ends[number]
+        drawn = loader.begin(number, length * accumulate, plan.probabilities, groups)
+        position = loader.get_state()
+        line = plan.line(number, ends, drawn)
+        logs.append(workdir / "curriculum.jsonl", line)
+        if remining and number:
+            warm("compile", gradients())  # of shapes that are new
+
+    def open_feed(done: int) -> Feed:
+        """Of the rest of the epoch that comes after `done` steps."""
+        end = next(end for end in ends if end > done)
+        put = partial(sharding.from_own_rows, mesh=mesh)
+        return Feed(loader, (end - done) * accumulate, put, config.data.stall_s)
+
+    def write_line(step: int) -> str:
+        line = log.write(step)
+        sinks.log(step, line)
+        log.check(config)
+        note = f"loss {line['loss']:.3f}, {line['pairs_per_s']:.0f} pairs/s"
+        for name, text in (("failed_pairs", "unreadable"), ("skipped", "skipped")):
+            note += f", {line[name]} {text}" if line[name] else ""
+        return note
+
+    def score(step: int) -> float:
+        if evaluate is None:
+            probes = probe(own_embedder(), data.held, config.loss.temperature)
+            found = held_out_evaluation(probes)
+        else:
+            found = evaluate(own_embedder())
+        logs.append(workdir / "evaluations.jsonl", {"step": step, **found._asdict()})
+        sinks.log(step, {"evaluation": {"score": found.score, **found.details}})
+        return found.score
+
+    def save(step: int, found: float | None = None) -> None:
         weights = f"{frozen_hash}-{weights_hash(state.trainable)}"
         checkpoints.save(
             step,
             state.trainable,
-            dataclasses.replace(contract, weights_hash=weights),
-            {"step": state.step, "opt_state": state.opt_state},
-            {"iterator": loader.get_state(), "hash": data_hash},
+            dataclasses.replace(model.contract, weights_hash=weights),
+            {k: v for k, v in state._asdict().items() if k != "trainable"},
+            {
+                "loader": position,
+                "curriculum": curriculum.state,
+                "log": log.get_state(),
+                "digests": data.digests,
+                "missing_corpora": data.missing,
+            },
+            found,
         )
 
     # ---- loop -----------------------------------------------------------------------
-    batch_sharding = sharding.batch_sharding(mesh)
-
-    def example(group: Group) -> tuple:
-        inputs = jax.device_put(loader.example(group).inputs, batch_sharding)
-        return state.trainable, frozen, inputs, state.step
-
-    def example_update() -> tuple:
-        zero = jax.device_put(jnp.zeros(()), replicated)
-        curves = LossCurves(*[zero] * len(LossCurves._fields))
-        return state, jax.tree.map(jnp.zeros_like, state.trainable), curves
-
+    done, stopped, feed = first or 0, False, None
     try:
-        if first < steps:
-            # A clustered group has the shapes of its plain twin, of the same pairs.
-            distinct = {id(group.pairs): group for group in groups}.values()
-            cases = [(gradient, partial(example, group)) for group in distinct]
-            warm("compile", [(update, example_update), *cases])
-        if steps == 0:  # the untrained model, as a baseline
-            save(0)
+        if done < steps:
+            zeros = lambda: jax.tree.map(jnp.zeros_like, state.trainable)  # noqa: E731
+            warm("compile", [(update, lambda: (state, zeros())), *gradients()])
+            if not position:
+                begin_epoch(0)
+            feed = open_feed(done)
+        if first is None and (steps == 0 or curriculum.probes):
+            save(0)  # the untrained model; probing may have been dear
         with (
-            ProgressLine("train", steps, "steps", done=first) as progress,
-            jax.transfer_guard("disallow"),
+            Preemption() as preemption,
+            ProgressLine("train", steps, "steps", done=done) as progress,
         ):
-            for step in range(first + 1, steps + 1):
-                batch = next(loader)
-                inputs = jax.device_put(batch.inputs, batch_sharding)
-                grads, curves = gradient(state.trainable, frozen, inputs, state.step)
-                state, metrics = update(state, grads, curves)
-                metrics_log.add(batch, metrics)
+            for step in range(done + 1, steps + 1):
+                with jax.transfer_guard("disallow"):
+                    grads = None
+                    for part in parts:
+                        fed = next(feed)
+                        new, curves = gradient(
+                            state.trainable, frozen, fed.inputs, state.step, part
+                        )
+                        grads = new if grads is None else add(grads, new)
+                        log.add(fed.batch, curves)
+                    state, metrics = update(state, grads)
+                    log.add_update(metrics)
+                    position = fed.state
+                border = step in ends
+                if border and step < steps:
+                    begin_epoch(ends.index(step))
+                    feed = open_feed(step)
                 if step % config.train.log_every == 0 or step == steps:
-                    progress.note = metrics_log.flush(step)
+                    progress.note = write_line(step)
                 progress.advance()
-                if step % config.train.checkpoint_every == 0 or step == steps:
-                    save(step)
+                stopped = preemption.asked(step) and step < steps
+                every, found = config.train.eval_every, None
+                if every and (step % every == 0 or step == steps):
+                    found = score(step)
+                if (
+                    border
+                    or stopped
+                    or found is not None
+                    or step % config.train.checkpoint_every == 0
+                ):
+                    save(step, found)
+                told = border or stopped or found is not None
+                if jax.process_index() == 0 and told:
+                    write_report(workdir)
+                if stopped:
+                    break
     finally:
+        if feed is not None:
+            feed.close()
         loader.close()
         checkpoints.close()
-    if first < steps:
+        sinks.close()
+    if stopped:
+        print(
+            f"stopped by SIGTERM after step {step}, which is saved: run the same "
+            "command again to go on",
+            file=sys.stderr,
+        )
+    elif done < steps:
         print(
             f"train: {len(gradient)} step shapes compiled for {len(groups)} groups "
-            f"of pairs; {metrics_log.padding:.0%} of token slots were padding",
+            f"of pairs; {log.padding:.0%} of token slots were padding",
             file=sys.stderr,
         )
 
 
-def _init_optimizer(
-    optimizer: optax.GradientTransformation, trainable, mesh: jax.sharding.Mesh
-):
-    """Optimiser state laid out like the parameters it follows."""
-    abstract = jax.eval_shape(optimizer.init, trainable)
-    shardings = sharding.shardings(abstract, mesh)
-    return jax.jit(optimizer.init, out_shardings=shardings)(trainable)
-
-
-def _check(config: ConfigDict) -> None:
-    if config.curriculum.name != "static":
+def _check(config: ConfigDict, evaluate) -> None:
+    c = config
+    for name, value, least in (
+        ("data.shift", c.data.shift, 0),
+        ("data.held_out", c.data.held_out, 0),
+        ("train.accumulate", c.train.accumulate, 1),
+        ("train.chunk", c.train.chunk, 0),
+        ("train.eval_every", c.train.eval_every, 0),
+        ("train.keep", c.train.keep, 1),
+        ("train.max_skipped", c.train.max_skipped, 1),
+    ):
+        if value < least:
+            raise UserError(f"{name}={value}: give at least {least}")
+    if c.train.eval_every and evaluate is None and not c.data.held_out:
         raise UserError(
-            f"curriculum.name={config.curriculum.name!r}: this version knows 'static'"
+            f"train.eval_every={c.train.eval_every} needs something to evaluate on: "
+            "set data.held_out, or eval.root to the folder of a UVRB"
         )
-    if config.data.shift < 0:
-        raise UserError(f"data.shift={config.data.shift}: give pixels, from 0 on")
-    if jax.process_count() > 1:
-        raise UserError(
-            f"{jax.process_count()} JAX processes: this version trains on one host"
-        )
-
-
-def _tokenizer(
-    config: ConfigDict, workdir: pathlib.Path, tasks: dict[str, list[Pair]]
-) -> Tokenizer:
-    """That of the workdir if it has one, so that a resumed run keeps its ids."""
-    folder = workdir / "tokenizer"
-    if not (folder / "tokenizer.json").exists():
-        texts = (
-            text
-            for pairs in tasks.values()
-            for pair in pairs
-            for item in (pair.query, pair.target, *pair.negatives)
-            for text in (TEMPLATE, item.instruction or DEFAULT_SYSTEM, item.text)
-            if text
-        )
-        build.make_tokenizer(config, texts).save(folder)
-    return load_tokenizer(folder)
-
-
-def _check_divisible(groups: list[Group], mesh: jax.sharding.Mesh) -> None:
-    ways = sharding.batch_ways(mesh)
-    for group in groups:
-        if group.batch_size % ways:
-            raise UserError(
-                f"task {group.name}: a batch of {group.batch_size} does not divide "
-                f"over {ways} devices (mesh.data x mesh.fsdp): change data.batch_size"
-            )
-
-
-def _data_hash(tasks: dict[str, list[Pair]]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for pairs in tasks.values():
-        for pair in pairs:
-            digest.update(pair.id.encode() + b"\0")
-            for item in (pair.query, pair.target, *pair.negatives):
-                # Contents without folders: a moved data folder is the same data.
-                media = [os.path.basename(p or "") for p in (item.image, item.video)]
-                digest.update(repr((item.text, item.instruction, media)).encode())
-    return digest.hexdigest()
-
-
-class _MetricsLog:
-    """metrics.jsonl: one line per `train.log_every` steps, means over them.
-
-    Values stay on the device until a line is written: no step waits for the host.
-    """
-
-    def __init__(self, path: pathlib.Path, first_step: int):
-        if path.exists():
-            # Steps after the restored checkpoint are trained, and logged, again.
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [x for x in lines if json.loads(x)["step"] <= first_step]
-            path.write_text("".join(kept), encoding="utf-8")
-        self._path = path
-        self._rows: list[tuple[Batch, StepMetrics]] = []
-        self._start = time.monotonic()
-        self._used = self._padded = 0
-
-    def add(self, batch: Batch, metrics: StepMetrics) -> None:
-        self._rows.append((batch._replace(inputs=None), metrics))
-
-    def flush(self, step: int) -> str:
-        """Writes a line; returns the note for the progress line."""
-        batches, metrics = zip(*self._rows, strict=True)
-        values = jax.device_get(metrics)
-        now = time.monotonic()
-        seconds, self._start = now - self._start, now
-        used = sum(b.tokens_used for b in batches)
-        padded = sum(b.tokens_padded for b in batches)
-        self._used, self._padded = self._used + used, self._padded + padded
-        curves = {
-            name: float(np.mean([getattr(v.curves, name) for v in values]))
-            for name in values[0].curves._fields
-        }
-        row = {
-            "step": step,
-            **curves,
-            "grad_norm": float(np.mean([v.grad_norm for v in values])),
-            "learning_rate": float(values[-1].learning_rate),
-            "pairs_per_s": sum(b.num_pairs for b in batches) / seconds,
-            "padding": 1 - used / padded,
-            "failed_pairs": sum(b.failed for b in batches),
-            "groups": dict(Counter(b.group for b in batches)),
-        }
-        with open(self._path, "a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
-        self._rows = []
-        note = f"loss {row['loss']:.3f}, {row['pairs_per_s']:.0f} pairs/s"
-        if row["failed_pairs"]:
-            note += f", {row['failed_pairs']} unreadable"
-        return note
-
-    @property
-    def padding(self) -> float:
-        return 1 - self._used / self._padded if self._padded else 0.0

@@ -4,6 +4,7 @@ Gradients depend on the shapes of a batch, the update does not: compiled apart, 
 update is compiled once.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,24 +14,28 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from gve_jax.losses import LossCurves, info_nce
-from gve_jax.types import PairBatch, UserError
+from gve_jax.losses import LossCurves, contrastive_loss
+from gve_jax.train.gradcache import encode_in_chunks
+from gve_jax.types import EncoderInputs, PairBatch, UserError
 
 
 class TrainState(NamedTuple):
     """All that a step changes. `trainable` holds the parameters being trained."""
 
-    step: jax.Array  # int32 scalar: batches seen
+    step: jax.Array  # int32 scalar: updates, the skipped ones included
+    skipped: jax.Array  # int32 scalar: those whose gradients were not finite
+    skipped_in_row: jax.Array  # int32 scalar: the last of them without another between
     trainable: nnx.State
     opt_state: optax.OptState
 
 
-class StepMetrics(NamedTuple):
-    """float32 scalars of one step."""
+class UpdateMetrics(NamedTuple):
+    """Scalars of one update."""
 
-    curves: LossCurves
-    grad_norm: jax.Array  # before clipping
-    learning_rate: jax.Array
+    grad_norm: jax.Array  # float32, before clipping
+    learning_rate: jax.Array  # float32
+    skipped: jax.Array  # as in the state
+    skipped_in_row: jax.Array
 
 
 def learning_rate(optim: ConfigDict, steps: int) -> optax.Schedule:
@@ -115,61 +120,84 @@ def _matrices(params: Any) -> Any:
 
 
 def make_gradient(
-    graphdef: nnx.GraphDef, config: ConfigDict
-) -> Callable[
-    [nnx.State, nnx.State, PairBatch, jax.Array], tuple[nnx.State, LossCurves]
-]:
-    """(trainable, frozen, batch, step) -> (gradients of `trainable`, curves); pure.
+    graphdef: nnx.GraphDef, config: ConfigDict, mesh: jax.sharding.Mesh
+) -> Callable[..., tuple[nnx.State, LossCurves]]:
+    """(trainable, frozen, batch, step, part) -> (gradients of `trainable`, curves).
+
+    Pure. `step` and `part` are int32 scalars: updates done before, and the number of
+    this batch among those that are averaged for the next.
 
     The frozen parameters are an argument, never a closure constant: XLA would fold
     gigabytes of them into the program.
     """
     dropout = config.model.trainable == "lora" and config.model.lora.dropout > 0
 
+    def encode(params, inputs: EncoderInputs, key: jax.Array | None) -> jax.Array:
+        return nnx.merge(graphdef, *params)(inputs, dropout_key=key)
+
+    encode = functools.partial(
+        encode_in_chunks, encode, chunk=config.train.chunk, mesh=mesh
+    )
+
     def loss_fn(
-        trainable: nnx.State, frozen: nnx.State, batch: PairBatch, step: jax.Array
+        trainable: nnx.State,
+        frozen: nnx.State,
+        batch: PairBatch,
+        step: jax.Array,
+        part: jax.Array,
     ) -> tuple[jax.Array, LossCurves]:
-        model = nnx.merge(graphdef, trainable, frozen)
+        params = trainable, frozen
         keys = [None] * 3
         if dropout:
             key = jax.random.fold_in(jax.random.key(config.seed), step)
-            keys = jax.random.split(key, 3)
+            keys = jax.random.split(jax.random.fold_in(key, part), 3)
         negatives = None
         if batch.negatives is not None:
-            negatives = model(batch.negatives, dropout_key=keys[2])
-        query = model(batch.query, dropout_key=keys[0])
-        target = model(batch.target, dropout_key=keys[1])
-        return info_nce(
-            query,
-            target,
-            temperature=temperature(config.loss, step),
-            query_weight=config.loss.query_weight,
-            mask_margin=config.loss.mask_margin,
-            query_ids=batch.query_ids,
-            target_ids=batch.target_ids,
-            source_ids=batch.source_ids,
-            negatives=negatives,
-            negative_ids=batch.negative_ids,
+            negatives = encode(params, batch.negatives, keys[2])
+        return contrastive_loss(
+            encode(params, batch.query, keys[0]),
+            encode(params, batch.target, keys[1]),
+            negatives,
+            batch,
+            config.loss,
+            temperature(config.loss, step),
+            mesh,
         )
 
     return jax.grad(loss_fn, has_aux=True)
 
 
 def make_update(
-    optimizer: optax.GradientTransformation, schedule: optax.Schedule
-) -> Callable[[TrainState, nnx.State, LossCurves], tuple[TrainState, StepMetrics]]:
-    """(state, gradients, curves) -> (next state, metrics); pure."""
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    accumulate: int = 1,
+) -> Callable[[TrainState, nnx.State], tuple[TrainState, UpdateMetrics]]:
+    """(state, sum of the gradients of `accumulate` batches) -> (next state, metrics).
 
-    def update(
-        state: TrainState, grads: nnx.State, curves: LossCurves
-    ) -> tuple[TrainState, StepMetrics]:
+    Pure. An update whose gradients are not finite is skipped: the step counts, the
+    weights and the optimiser stay.
+    """
+
+    def update(state: TrainState, grads: nnx.State) -> tuple[TrainState, UpdateMetrics]:
+        grads = jax.tree.map(lambda g: g / accumulate, grads)
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        metrics = StepMetrics(
-            curves=curves,
-            grad_norm=optax.tree.norm(grads),
-            learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
-        )
         trainable = optax.apply_updates(state.trainable, updates)
-        return TrainState(state.step + 1, trainable, opt_state), metrics
+        keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+        metrics = UpdateMetrics(
+            grad_norm=norm,
+            learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
+            skipped=state.skipped + ~finite,
+            skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+        )
+        state = TrainState(
+            step=state.step + 1,
+            skipped=metrics.skipped,
+            skipped_in_row=metrics.skipped_in_row,
+            trainable=jax.tree.map(keep, trainable, state.trainable),
+            opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+        )
+        return state, metrics
 
     return update
