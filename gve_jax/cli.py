@@ -9,6 +9,8 @@ import sys
 VERBS = {
     "train": ("gve_jax.train", "train an embedder, or go on training"),
     "embed": ("gve_jax.embed", "embed an items file, export NumPy"),
+    "mine": ("gve_jax.mine", "mine hard negatives with any checkpoint"),
+    "plan": ("gve_jax.plan", "what a step takes on chips that are not here"),
     "export": ("gve_jax.export", "write a checkpoint for transformers or PEFT"),
     "eval": ("eval", "evaluate a checkpoint on UVRB"),
     "world": ("data_synthesis.world", "render the procedural video world"),
