@@ -1,6 +1,7 @@
 """A checkpoint of any kind: training workdir, Hugging Face folder or hub id."""
 
 import dataclasses
+import json
 import os
 import pathlib
 from typing import NamedTuple
@@ -42,7 +43,8 @@ def restore(
     """Reads a training workdir, a Hugging Face or PEFT folder, or a hub id.
 
     Args:
-      checkpoint: where to look, in this order of kinds.
+      checkpoint: where to look, in this order of kinds. WORKDIR@STEP and WORKDIR@best
+        (by the evaluations in training) name one that is not the newest.
       dtype: of activations, "float32" or "bfloat16"; default: what a workdir was
         trained with; bfloat16 for a Hugging Face folder, but float32 on CPU.
       weights: "float32", "bfloat16" or "int8" (matrices; the rest is bfloat16).
@@ -58,25 +60,58 @@ def restore(
         changed since.
     """
     if is_workdir(checkpoint):
-        return _workdir(pathlib.Path(checkpoint).absolute(), dtype, weights, mesh)
+        folder, which = _parts(checkpoint)
+        return _workdir(folder.absolute(), which, dtype, weights, mesh)
     return _hugging_face(str(checkpoint), dtype, weights, config, mesh)
 
 
 def is_workdir(checkpoint: str | os.PathLike) -> bool:
     """Whether it is a training workdir, which has a configuration of its own."""
-    return (pathlib.Path(checkpoint) / "checkpoints").is_dir()
+    return (_parts(checkpoint)[0] / "checkpoints").is_dir()
+
+
+def _parts(checkpoint: str | os.PathLike) -> tuple[pathlib.Path, str]:
+    """WORKDIR@WHICH as its two parts; the second is empty if there is none."""
+    path = pathlib.Path(checkpoint)
+    name, _, which = path.name.rpartition("@")
+    if not name or (path / "checkpoints").is_dir():
+        return path, ""
+    return path.with_name(name), which
+
+
+def _step(workdir: pathlib.Path, which: str, checkpoints: Checkpoints) -> int:
+    """The step of the checkpoint that is asked for."""
+    steps = checkpoints.steps
+    if not steps:
+        raise UserError(f"{workdir}: no checkpoint yet; train it first")
+    if not which:
+        return steps[-1]
+    if which == "best":
+        file = workdir / "evaluations.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        rows = [row for row in map(json.loads, lines) if row["step"] in steps]
+        if not rows:
+            raise UserError(
+                f"{workdir}@best: nothing was evaluated in training; set "
+                "train.eval_every, or name a step"
+            )
+        return max(rows, key=lambda row: row["score"])["step"]
+    if which not in map(str, steps):
+        raise UserError(
+            f"{workdir}@{which}: its checkpoints are of the steps "
+            f"{', '.join(map(str, steps))}; @best is the best of them"
+        )
+    return int(which)
 
 
 def _workdir(
-    workdir: pathlib.Path, dtype: str | None, weights: str | None, mesh
+    workdir: pathlib.Path, which: str, dtype: str | None, weights: str | None, mesh
 ) -> Restored:
     config = load_config(workdir)
     config.model.dtype = dtype or config.model.dtype
     tokenizer = load_tokenizer(workdir / "tokenizer")
     checkpoints = Checkpoints(workdir)
-    step = checkpoints.latest_step
-    if step is None:
-        raise UserError(f"{workdir}: no checkpoint yet; train it first")
+    step = _step(workdir, which, checkpoints)
     model_config, graphdef, params = build.make_model(config, tokenizer, mesh)
     trainable, frozen = partition(params, config.model.trainable)
     trainable, contract = checkpoints.restore_params(step, trainable)

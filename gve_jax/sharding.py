@@ -28,6 +28,10 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "patch": None,
     "norm": None,  # a few thousand numbers
     "lora": None,  # the rank
+    # Of activations. Along `sequence` devices share the tokens of their items, and in
+    # attention, where tokens meet, the heads instead (DeepSpeed-Ulysses, 2309.14509).
+    "tokens": ("data", "fsdp", "sequence"),
+    "attention_heads": ("tensor", "sequence"),
 }
 
 
@@ -89,6 +93,18 @@ def spec(axes: tuple[str | None, ...], shape, mesh: Mesh) -> PartitionSpec:
                 size //= mesh.shape[name]
         parts.append(names[0] if len(names) == 1 else tuple(names) or None)
     return PartitionSpec(*parts)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Places an activation by RULES, where there is a mesh around.
+
+    Left alone, the compiler may split features as the weights that made them are, and
+    then gathers activations in each layer, where gathered weights are a fraction.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1:  # 0: there is none
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

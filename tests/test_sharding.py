@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gve_jax.model import abstract, create
 from gve_jax.sharding import RULES, batch_sharding, make_mesh, shardings, spec
-from gve_jax.types import UserError
+from gve_jax.types import EncoderInputs, UserError
 from tests.model_witness import hf_model, jit, make_item, to_jax
 from tests.test_model import TINY
 
@@ -53,7 +53,7 @@ def test_specs_drop_what_does_not_divide():
 def test_every_axis_of_the_model_is_in_the_table():
     axes = {a for _, v in nnx.to_flat_state(abstract(TINY)[1]) for a in v.axes}
     assert axes - {None} <= RULES.keys()
-    assert RULES.keys() - axes == {"batch"}
+    assert RULES.keys() - axes == {"batch", "tokens", "attention_heads"}
 
 
 def test_optimiser_moments_are_placed_as_their_parameters():
@@ -96,14 +96,17 @@ def alone():
 
 
 @pytest.mark.parametrize(
-    "sizes", [dict(fsdp=8), dict(data=2, fsdp=2, tensor=2)], ids=["fsdp", "all"]
+    "sizes",
+    [dict(fsdp=8), dict(data=2, fsdp=2, tensor=2), dict(fsdp=2, tensor=2, sequence=2)],
+    ids=["fsdp", "tensor", "sequence"],
 )
 def test_sharded_encoder_equals_one_device(sizes, alone):
     params, inputs, want, want_grads = alone
     m = mesh(**sizes)
     _, spread = create(CFG, 0, shardings(abstract(CFG)[1], m))
     assert not spread["visual"]["patch_embed"]["kernel"].sharding.is_fully_replicated
-    got, grads = loss_and_grads(spread, jax.device_put(inputs, batch_sharding(m)))
+    with jax.set_mesh(m):
+        got, grads = loss_and_grads(spread, jax.device_put(inputs, batch_sharding(m)))
     pairs = zip(
         jax.tree.leaves((params, want, want_grads)),
         jax.tree.leaves((spread, got, grads)),
@@ -111,3 +114,32 @@ def test_sharded_encoder_equals_one_device(sizes, alone):
     )
     for a, b in pairs:
         np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_devices_share_a_long_item_along_the_sequence_axis():
+    """What the compiler says that one device needs for the activations of one item."""
+    text = dataclasses.replace(CFG.text, num_attention_heads=8, num_key_value_heads=8)
+    text = dataclasses.replace(text, head_dim=8, mrope_section=(1, 1, 2))
+    cfg = dataclasses.replace(CFG, text=text, scan=False)
+    graph, params = abstract(cfg)
+    length = 4096
+    inputs = EncoderInputs(
+        np.zeros((1, length), np.int32),
+        np.full(1, length, np.int32),
+        np.zeros((1, 3, length), np.int32),
+    )
+
+    def needed(**sizes):
+        m = mesh(**sizes)
+        whole = NamedSharding(m, PartitionSpec())
+        loss = lambda p, x: nnx.merge(graph, p)(x).sum()  # noqa: E731
+        arguments = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+            (params, inputs),
+        )
+        with jax.set_mesh(m):
+            program = jax.jit(jax.grad(loss)).lower(*arguments).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    alone = needed(tensor=1, devices=jax.devices()[:1])
+    assert needed(sequence=8) < alone / 4

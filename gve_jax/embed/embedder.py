@@ -68,6 +68,7 @@ class Embedder:
         self.dim = contract.dim
         self._processor = processor
         self._tokens, self._exact = tokens, exact
+        self._mesh = mesh
         self._batch_sharding = sharding.batch_sharding(mesh)
         self._ways = sharding.batch_ways(mesh)
         self.params = params  # may be set to others of the same shapes
@@ -169,7 +170,8 @@ class Embedder:
             used += sum(len(row.encoded.tokens) for row in rows)
             padded += inputs.tokens.size
             inputs = sharding.from_all_rows(inputs, self._batch_sharding)
-            running.append((list(rows), self._function(self.params, inputs)))
+            with jax.set_mesh(self._mesh):  # kernels ask for it
+                running.append((list(rows), self._function(self.params, inputs)))
             if len(running) > 2:  # two batches in flight hide the transfers
                 finish()
 

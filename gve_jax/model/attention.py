@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from gve_jax.sharding import spec
+from gve_jax.sharding import constrain, spec
 
 _MASKED = -1e30  # finite, so that no row is ever all -inf
 _BLOCK = 128  # queries; shorter sequences are one block
@@ -49,6 +49,7 @@ def attention(
     elif implementation == "auto":
         implementation = _choose(q.dtype, q.shape[-1])
     run = _IMPLEMENTATIONS[implementation]
+    q, k, v = (constrain(x, "batch", None, "attention_heads", None) for x in (q, k, v))
     if lengths is not None and run is not _blocked:
         lengths = jnp.maximum(lengths, 1)
     return run(q, k, v, lengths, causal)
@@ -200,8 +201,10 @@ def _on_each_device(run, q, k, v, of_items):
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size > 1:
-        rows = spec(("batch", None, "heads", None), q.shape, mesh)
-        kv_rows = spec(("batch", None, "kv_heads", None), k.shape, mesh)
+        rows, kv_rows = (
+            spec(("batch", None, "attention_heads", None), x.shape, mesh)
+            for x in (q, k)
+        )
         if rows != kv_rows:  # too few key heads to split: every device takes all
             rows = kv_rows = PartitionSpec(rows[0])
         run = jax.shard_map(

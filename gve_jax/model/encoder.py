@@ -15,7 +15,6 @@ from gve_jax.model.text import TextModel
 from gve_jax.model.vision import VisionTower
 from gve_jax.types import EncoderInputs, UserError
 
-
 # The name of what a frozen vision tower made, for policies of rematerialisation.
 FROZEN_FEATURES = "frozen_features"
 

@@ -24,6 +24,7 @@ from gve_jax.model.layers import (
 )
 from gve_jax.model.rope import Rotary, rotate, text_rotary
 from gve_jax.model.rows import Rows, take_rows
+from gve_jax.sharding import constrain
 
 
 class Cache(NamedTuple):
@@ -170,7 +171,8 @@ class DecoderBlock(nnx.Module):
     def _finish(self, x, mixed, dropout=None) -> jax.Array:
         """Attention's output projection and the MLP, each added to x."""
         x += self.o(name_attention(mixed.reshape(len(x), -1)))
-        return x + self.mlp(self.norm2(x), dropout)
+        x = constrain(x, "tokens", None)
+        return constrain(x + self.mlp(self.norm2(x), dropout), "tokens", None)
 
 
 class TextModel(nnx.Module):
@@ -202,7 +204,7 @@ class TextModel(nnx.Module):
     def embed(self, tokens: jax.Array) -> jax.Array:
         """int [n] -> [n, d]."""
         rows = jnp.take(self.embedding[...], tokens, axis=0, mode="clip")
-        return rows.astype(self.cfg.dtype)
+        return constrain(rows.astype(self.cfg.dtype), "tokens", None)
 
     def __call__(
         self,

@@ -24,6 +24,7 @@ from gve_jax.model.layers import (
 )
 from gve_jax.model.rope import Rotary, rotate, vision_rotary
 from gve_jax.model.rows import permute, take_rows
+from gve_jax.sharding import constrain
 from gve_jax.types import VisionInputs
 
 _EPS = 1e-6  # of the tower's norms, in all families
@@ -115,8 +116,8 @@ class VisionBlock(nnx.Module):
                 lambda qkv: self.attend(qkv, windows),
                 qkv,
             )
-        x += self.proj(name_attention(out))
-        return x + self.mlp(self.norm2(x))
+        x = constrain(x + self.proj(name_attention(out)), "tokens", None)
+        return constrain(x + self.mlp(self.norm2(x)), "tokens", None)
 
     def attend(self, qkv: jax.Array, layout: Layout) -> jax.Array:
         """[n, 3*d] -> [n, d]."""
@@ -241,6 +242,7 @@ class VisionTower(nnx.Module):
         x = self.patch_embed(normalise(patches, self.cfg))
         if c.num_position_embeddings:
             x += self.positions(coords, inputs.extents.reshape(-1, 2))
+        x = constrain(x, "tokens", None)
 
         layers = np.arange(c.depth)
         full = np.isin(layers, c.fullatt_block_indexes)
