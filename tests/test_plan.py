@@ -239,9 +239,11 @@ def test_reports(topology):
     assert "fits: no" in text and "all-gather" in text
     values = json.loads(json.dumps(as_json(plan, 0.4)))
     assert values["memory"]["peak"] == plan.measured.memory.peak
-    assert values["projection"]["seconds"] is None  # the peak of a CPU is not known
-    chip = topology._replace(chip=CHIPS["v5e"])
-    assert "projection, not a measurement" in as_text(plan._replace(topology=chip), 0.4)
+    assert values["projection"] is None  # the peak of a CPU is not known
+    plan = plan._replace(topology=topology._replace(chip=CHIPS["v5e"]))
+    assert "not a measurement" in as_text(plan, 0.4)
+    seconds = as_json(plan, 0.4)["projection"]["compute_seconds"]
+    assert seconds == plan.measured.flops.executed / 0.4 / 197e12
 
 
 def test_command_line(tmp_path):

@@ -127,7 +127,7 @@ channel_id=4, replica_groups=mesh['a'=8,'b'=2] {'a'}, dimensions={0}
 
 %piece.2 (p.2: bf16[256,64]) -> bf16[2048,64] {
   %p.2 = bf16[256,64]{1,0:T(8,128)(2,1)} parameter(0)
-  ROOT %all-gather.2 = bf16[2048,64]{1,0:T(8,128)(2,1)S(1)} all-gather(%p.2), \
+  ROOT %all-gather.2 = bf16[2048,64]{1,0:T(8,128)(2,1)} all-gather(%p.2), \
 channel_id=4, replica_groups=mesh['a'=8,'b'=2] {'a'}, dimensions={0}
 }
 

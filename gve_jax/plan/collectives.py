@@ -101,8 +101,10 @@ def count_collectives(hlo: str, devices: int) -> Collectives:
             kind = x.opcode.removesuffix("-start")
             if kind in KINDS:
                 channel = _CHANNEL.search(x.attributes)
-                # TPUs fuse pieces of one collective with the work around it.
-                piece = (caller, kind, channel and channel[1], x.shape)
+                # TPUs fuse pieces of one collective with the work around it; they may
+                # lie in different memories.
+                shape = re.sub(r"\{[^}]*\}", "", x.shape)
+                piece = (caller, kind, channel and channel[1], shape)
                 if name != caller and piece in seen:
                     continue
                 seen.add(piece)

@@ -55,10 +55,9 @@ def make_plan(
     """
     work = STEPS[step](config, topology, text_tokens)
     hbm = hbm or topology.chip.hbm
-    known: dict[tuple[str, int], Measured] = {}
     largest = {}
-    searched = work.searched if hbm and tries else ()
-    total = 1 + max(tries - 1, 0) * len(searched)
+    searched = work.searched if hbm else ()
+    total = 1 + tries * len(searched)
     with ProgressLine("plan", total, "programs") as line:
 
         def need(key: str, value: int) -> int:
@@ -71,7 +70,7 @@ def make_plan(
 
         measured = work.measure(config)
         line.advance()
-        for key in searched:
+        for key in searched if tries else ():
             candidates, first = work.candidates(key)
             known = {first: measured.need(hbm)}
             largest[key] = largest_fitting(

@@ -17,14 +17,22 @@ _PARTS = {
 }
 
 
-def seconds(plan: Plan, utilisation: float) -> float | None:
-    """A projection: the FLOPs executed at a share of the chip's peak.
+def projection(plan: Plan, utilisation: float) -> dict[str, float] | None:
+    """Seconds of a step if it ran at a share of the chip's peak; nothing was timed.
 
-    Collectives are taken to be hidden, and padding to cost nothing. None: the peak of
-    the chip is not known.
+    Padding is taken to cost nothing. Collectives are at the full speed of all links,
+    and may be hidden behind the computation. None: the chip's speed is not known.
     """
-    rate = plan.topology.chip.flops * utilisation
-    return plan.measured.flops.executed / rate if rate else None
+    chip, m = plan.topology.chip, plan.measured
+    if not chip.flops:
+        return None
+    times = {
+        "utilisation": utilisation,
+        "compute_seconds": m.flops.executed / (chip.flops * utilisation),
+    }
+    if m.collectives is not None:
+        times["collective_seconds"] = m.collectives.bytes / chip.link
+    return times
 
 
 def as_json(plan: Plan, utilisation: float) -> dict[str, Any]:
@@ -58,10 +66,7 @@ def as_json(plan: Plan, utilisation: float) -> dict[str, Any]:
         },
         "flops": m.flops._asdict(),
         "padding": {"tokens": m.token_padding, "patches": m.patch_padding},
-        "projection": {
-            "utilisation": utilisation,
-            "seconds": seconds(plan, utilisation),
-        },
+        "projection": projection(plan, utilisation),
     }
 
 
@@ -91,13 +96,20 @@ def as_text(plan: Plan, utilisation: float) -> str:
         f"  required {flops.required / 1e12:.1f}, executed {flops.executed / 1e12:.1f} "
         f"(MFU is {flops.required / flops.executed:.2f} of HFU)",
     ]
-    time = seconds(plan, utilisation)
-    if time:
-        lines.append(
-            f"  projection, not a measurement: {time:.2f} s at {utilisation:.0%} of "
-            f"{chip.flops / 1e12:.0f} TFLOP/s, {m.batch_size / time / chips:.1f} items "
-            "a second and chip"
-        )
+    times = projection(plan, utilisation)
+    if times:
+        compute = times["compute_seconds"]
+        moved = times.get("collective_seconds")
+        lines += [
+            "projection, not a measurement",
+            f"  {compute:.2f} s at {utilisation:.0%} of {chip.flops / 1e12:.0f} "
+            f"TFLOP/s, {m.batch_size / compute / chips:.1f} items a second and chip",
+        ]
+        if moved:
+            lines.append(
+                f"  {moved:.2f} s of collectives at {chip.link / 1e9:.0f} GB/s, hidden "
+                "behind it or not"
+            )
     answer = {True: "yes", False: "no", None: "memory of the chip unknown: --hbm_gib"}
     lines.append(f"fits: {answer[plan.fits]}")
     for key, value in plan.largest.items():
