@@ -207,7 +207,7 @@ def test_missing_corpora_are_listed_and_may_be_left_out(root, capsys):
         load(data)
     shown = capsys.readouterr().err
     assert "VAST_T2V             missing         1,600  vast" in shown
-    assert "no annotations files; get: VAST's annotations" in shown
+    assert "no annotations there; get: VAST's annotations" in shown
     assert not (root / "prepared").exists()
     tasks, missing = load(data, allow_missing=True)
     assert missing == ["VAST_T2V"] and list(tasks) == ["UVRD_T2V", "WebVid_T2V"]

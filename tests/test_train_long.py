@@ -186,6 +186,24 @@ def test_what_is_kept_and_named(pairs, tmp_path):
         restore(f"{workdir}@5")
 
 
+def test_missing_corpora_are_told_by_the_checkpoint(pairs, tmp_path, capfd):
+    changed = tiny.config(pairs, data__pairs="", train__steps=0)
+    changed.data.root = str(pairs)
+    for task in ("T2V", "T2T", "V2V"):
+        changed.data.corpora[task] = dict(
+            format="pairs", path=f"{task}.jsonl", get="by looking for it"
+        )
+    changed.data.prepared = str(tmp_path / "prepared")
+    with pytest.raises(UserError, match="V2V not found.*--allow-missing"):
+        train(changed, tmp_path / "run", jax.devices()[:1])
+    assert "by looking for it" in capfd.readouterr().err
+    train(changed, tmp_path / "run", jax.devices()[:1], allow_missing=True)
+    saved = json.loads(
+        (tmp_path / "run" / "checkpoints" / "0" / "data" / "metadata").read_text()
+    )
+    assert saved["missing_corpora"] == ["V2V"]
+
+
 def test_best_needs_an_evaluation(prober):
     with pytest.raises(UserError, match=r"train\.eval_every"):
         restore(f"{prober}@best")
@@ -272,6 +290,7 @@ def test_a_stalled_pipeline_is_told_from_a_slow_one():
         (dict(train__accumulate=0), "train.accumulate=0"),
         (dict(data__num_negatives=0), "mine.each_epoch: no task uses"),
         (dict(train__sinks=("paper",)), "train.sinks names 'paper'"),
+        (dict(loss__distillation=0.5), "have no scores of a teacher"),
     ],
 )
 def test_user_errors_are_one_line(pairs, tmp_path, changes, message):

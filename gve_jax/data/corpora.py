@@ -180,7 +180,7 @@ def _table(found: list[_Found], states: Mapping[str, str]) -> list[str]:
         )
         if state == "missing":
             empty = [kind for kind, files in corpus.files.items() if not files]
-            lines.append(f"    no {' and no '.join(empty)} files; get: {row['get']}")
+            lines.append(f"    no {' and no '.join(empty)} there; get: {row['get']}")
     return lines
 
 

@@ -149,6 +149,12 @@ def make_groups(
                 f"task {group.name}: a batch of {group.batch_size} does not divide "
                 f"over {ways} devices (mesh.data x mesh.fsdp): change data.batch_size"
             )
+    distils = config.loss.distillation
+    if distils and not any(group.pairs[0].scores for group in groups):
+        raise UserError(
+            f"loss.distillation={distils}: the pairs have no scores of a teacher; "
+            "python -m gve_jax.mine writes them beside the negatives"
+        )
     return groups
 
 
