@@ -8,15 +8,12 @@ from absl import flags
 
 from gve_jax.data.records import read_items
 from gve_jax.data.sources import load_tasks
-from gve_jax.embed import Embedder
+from gve_jax.embed.flags import embedder_from_flags
 from gve_jax.main import run
 from gve_jax.mine.search import MineOptions
 from gve_jax.mine.store import mine_to_folder
 
 _DEFAULT = MineOptions()
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The prober: training workdir, Hugging Face folder or hub id."
-)
 _PAIRS = flags.DEFINE_string("pairs", None, "Pairs file, or folder of TASK.jsonl.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for pairs/ and the audit.")
 _CORPUS = flags.DEFINE_string(
@@ -52,13 +49,7 @@ def main(_: list[str]) -> None:
     corpus = read_items(_CORPUS.value) if _CORPUS.value else []
     options = MineOptions(**{flag.name: flag.value for flag in _OPTIONS})
     options.check()
-    audit = mine_to_folder(
-        Embedder.from_checkpoint(_CHECKPOINT.value),
-        tasks,
-        _OUTPUT.value,
-        options,
-        corpus,
-    )
+    audit = mine_to_folder(embedder_from_flags(), tasks, _OUTPUT.value, options, corpus)
     for task, numbers in audit["tasks"].items():
         print(
             f"{task}: {numbers['pairs']} pairs, {numbers['verdicts']['taken']} "
