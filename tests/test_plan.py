@@ -272,12 +272,14 @@ def test_command_line(tmp_path):
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu: gve_jax[tpu]"
 )
 def test_tpu_programs_are_compiled_and_refused():
-    topology = find_topology("v5e:2x2")
-    config = small(model__trainable="lora", model__dtype="bfloat16")
-    plan = make_plan(config, topology, "train")
-    assert plan.fits and plan.measured.collectives.kinds["all-gather"].bytes > 0
+    topology = find_topology("v5e:1")
+    config = small(model__dtype="bfloat16")
+    plan = make_plan(config, topology, "embed")
+    assert plan.fits
     assert plan.measured.memory.padding > 0  # tiles
-    config.embed.tokens = 2**24
+    config.preprocess.vocab_size = 2**28  # of 32 features in float32
     plan = make_plan(config, topology, "embed")
     assert plan.fits is False and plan.measured.collectives is None
-    assert plan.measured.memory.peak > topology.chip.hbm
+    # The compiler's figure has the 32 GiB of the embedding in it.
+    memory = plan.measured.memory
+    assert topology.chip.hbm < memory.frozen <= memory.peak < 1.5 * memory.frozen

@@ -273,11 +273,11 @@ def _compile(
 def _refused(message: str, arguments: int) -> int:
     """Bytes of temporaries by the figure in a TPU compiler's refusal; 0: there is none.
 
-    It is "Used 17.1G of 15.75G hbm", arguments included, or "required for HLO
-    temporaries (20.3G)", without them.
+    It is "Used 17.1G of 15.75G hbm" or "required for HLO temporaries (20.3G)"; in both
+    the arguments are in the figure.
     """
-    found = re.search(r"(Used |temporaries \()([\d.]+)([KMG])", message)
+    found = re.search(r"(?:Used |temporaries \()([\d.]+)([KMG])", message)
     if not found:
         return 0
-    figure = int(float(found[2]) * 1024.0 ** ("KMG".index(found[3]) + 1))
-    return figure if "temp" in found[1] else max(figure - arguments, 0)
+    figure = int(float(found[1]) * 1024.0 ** ("KMG".index(found[2]) + 1))
+    return max(figure - arguments, 0)

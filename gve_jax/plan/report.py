@@ -122,6 +122,8 @@ def _collectives(plan: Plan) -> list[str]:
     c = plan.measured.collectives
     if c is None:
         return ["collectives: unknown"]
+    if not c.kinds:
+        return ["collectives: none"]
     lines = ["collectives of each chip: count, GiB received"]
     for kind, traffic in c.kinds.items():
         lines.append(f"  {kind:26} {traffic.count:6} {traffic.bytes / GIB:8.2f}")

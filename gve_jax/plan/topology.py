@@ -90,10 +90,11 @@ def _cpus(count: int) -> list[Any]:
 def _tpus(kind: str, shape: str) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--topology={kind}:{shape} needs libtpu: install gve_jax[tpu]")
-    # There is no metadata server to ask where this runs.
+    # There is no metadata server to ask where this runs, and no chip to lock.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     one = "2x2x1" if kind == "v5p" else "2x2"  # the least that libtpu describes
     name = f"{kind}:{one if shape == '1' else shape}"
     devices = topologies.get_topology_desc(name, "tpu").devices
