@@ -140,7 +140,7 @@ class OurVideos:
         groups = len(encoded.frame_lengths)
         rows, columns = (encoded.coords.max(axis=0) + 1).tolist()
         self.grid = (groups, rows, columns)
-        geometry = build._geometry(found.model_config)
+        geometry = build.geometry(found.model_config)
         units = encoded.patches.reshape(-1, 4, 3, geometry.patch_dim // 3)
         raster = np.empty_like(units)
         raster[layout(self.grid, geometry).order] = units

@@ -135,7 +135,7 @@ def test_the_vocabulary_is_the_real_one(folder, embedder):
     assert tokenizer.special("<|video_pad|>") == SPECIAL["video_token_id"]
     assert json.loads((folder / "config.json").read_text())["model_type"]
     # A folder's weights are whole: no update on top of them.
-    paths = [path for path, _ in nnx.to_flat_state(embedder._params)]
+    paths = [path for path, _ in nnx.to_flat_state(embedder.params)]
     assert paths and not any("lora" in str(path) for path in paths)
 
 
