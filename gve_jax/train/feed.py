@@ -10,6 +10,8 @@ from gve_jax.types import PairBatch, UserError
 
 # Batches that wait on the devices: one hides the transfer of the next.
 _AHEAD = 2
+# Parts of the longest wait: a process that was stopped for hours loses one of them.
+_WAITS = 10
 
 
 class Fed(NamedTuple):
@@ -54,15 +56,20 @@ class Feed:
           UserError: none came for `stall_s` seconds; names the media being read. Also
             whatever the loader raised.
         """
-        try:
-            fed = self._queue.get(timeout=self._stall_s or None)
-        except queue.Empty:
+        for _ in range(_WAITS):
+            try:
+                # Without a limit the first wait is the last.
+                fed = self._queue.get(timeout=self._stall_s / _WAITS or None)
+                break
+            except queue.Empty:
+                continue
+        else:
             reading = self._loader.reading()
             raise UserError(
                 f"no batch for {self._stall_s:g} s (data.stall_s), while reading "
                 f"{', '.join(sorted(set(reading))[:8]) or 'no medium'}: see to the "
                 "storage or to these files, then run the same command again to go on"
-            ) from None
+            )
         if isinstance(fed, Exception):
             raise fed
         return fed
