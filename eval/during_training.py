@@ -7,8 +7,7 @@ from collections.abc import Callable
 import ml_collections
 import numpy as np
 
-from eval import protocol, run, vectors
-from eval.uvrb import DATASETS
+from eval import loaders, run, vectors
 from gve_jax.embed import Embedder
 from gve_jax.train.probe import Evaluation
 
@@ -22,24 +21,15 @@ def evaluator(config: ml_collections.ConfigDict) -> Callable[[Embedder], Evaluat
     Raises:
       UserError: the datasets or their media are not as they should be.
     """
-    sets = run.read(config, list(config.eval.datasets) or list(DATASETS))
+    sets = run.read(config, loaders.names(config.eval.datasets))
 
     def evaluate(embedder: Embedder) -> Evaluation:
         with tempfile.TemporaryDirectory() as folder:
             sides = vectors.embed(
                 sets, embedder, pathlib.Path(folder), config.eval.allow_missing
             )
-        outcomes = {
-            data.name: protocol.evaluate(
-                data,
-                sides.queries[data.name],
-                sides.corpus[data.name],
-                resamples=1,  # nobody reads the interval
-                seed=config.seed,
-            )
-            for data in sets
-        }
-        found = run.summarise(outcomes)
+        # Of one resample: nobody reads the intervals.
+        found = run.summarise(run.score(sets, sides, 1, config.seed))
         scores = {name: row["score"] for name, row in found["datasets"].items()}
         average = found["ability_average"]
         if average is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from eval import abilities, loaders, protocol, report, vectors
 from eval.datasets import RetrievalSet
 from gve_jax import retrieval
+from gve_jax.disk import replace
 from gve_jax.types import UserError
 
 
@@ -65,31 +66,38 @@ def run(
     sides = vectors.embed(
         sets, embedder, output / "embeddings", config.eval.allow_missing
     )
-    outcomes = {
-        data.name: protocol.evaluate(
-            data,
-            sides.queries[data.name],
-            sides.corpus[data.name],
-            resamples=config.eval.bootstrap,
-            seed=config.seed,
-        )
-        for data in sets
-    }
+    outcomes = score(sets, sides, config.eval.bootstrap, config.seed)
     results = summarise(outcomes) | {"contract": embedder.contract.to_json()}
     _write_rankings(output / "rankings", sets, outcomes)
     failures = [
         {"dataset": name, "side": side, "id": item, "reason": reason}
         for (name, side, item), reason in sides.failures.items()
     ]
-    vectors.replace(output / "missing.jsonl", _jsonl(failures))
+    replace(output / "missing.jsonl", _jsonl(failures))
     page = report.render(
         sets, outcomes, results, checkpoint, failures, shown=config.eval.gallery
     )
-    vectors.replace(output / "report.html", page.encode())
+    replace(output / "report.html", page.encode())
     # Last: with it, the folder is whole.
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
-    vectors.replace(output / "results.json", f"{text}\n".encode())
+    replace(output / "results.json", f"{text}\n".encode())
     return results
+
+
+def score(
+    sets: list[RetrievalSet], sides: vectors.Sides, resamples: int, seed: int
+) -> dict[str, protocol.Outcome]:
+    """Scores each dataset by its vectors."""
+    return {
+        data.name: protocol.evaluate(
+            data,
+            sides.queries[data.name],
+            sides.corpus[data.name],
+            resamples=resamples,
+            seed=seed,
+        )
+        for data in sets
+    }
 
 
 def summarise(outcomes: dict[str, protocol.Outcome]) -> dict:
@@ -157,7 +165,7 @@ def _write_rankings(folder, sets, outcomes) -> None:
                 strict=True,
             )
         ]
-        vectors.replace(folder / f"{data.name}.jsonl", _jsonl(rows))
+        replace(folder / f"{data.name}.jsonl", _jsonl(rows))
 
 
 def _jsonl(rows: list[dict]) -> bytes:

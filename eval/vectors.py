@@ -18,6 +18,7 @@ import numpy as np
 from eval.datasets import RetrievalSet
 from gve_jax import media
 from gve_jax.contract import Contract
+from gve_jax.disk import replace
 from gve_jax.types import Item, UserError
 
 # Items embedded between two writes: what an interruption loses at most.
@@ -136,13 +137,6 @@ class _Hashes:
 
     def save(self) -> None:
         replace(self._path, json.dumps(self._used).encode())
-
-
-def replace(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _key(item: Item, absent: set[str], hashes: _Hashes) -> str | None:

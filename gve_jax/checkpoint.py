@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as managers
 
 from gve_jax.contract import Contract
+from gve_jax.disk import replace
 from gve_jax.types import UserError
 
 # What may differ between a run and its resumption: nothing here changes the numbers
@@ -183,9 +184,7 @@ def save_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
     values = json.loads(config.to_json())
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        temporary.rename(path)
+        replace(path, json.dumps(values, indent=1) + "\n")
         return
     old, new = _flat(_read(path)), _flat(values)
     differ = [

@@ -1,7 +1,6 @@
 """A checkpoint of any kind: training workdir, Hugging Face folder or hub id."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from gve_jax import build
 from gve_jax.checkpoint import Checkpoints, load_config, weights_hash
 from gve_jax.config import default_config
 from gve_jax.contract import Contract
+from gve_jax.disk import read_rows
 from gve_jax.hub import find_weights
 from gve_jax.media import DECODER
 from gve_jax.model import ModelConfig, abstract, convert_weights, partition
@@ -87,9 +87,8 @@ def _step(workdir: pathlib.Path, which: str, checkpoints: Checkpoints) -> int:
     if not which:
         return steps[-1]
     if which == "best":
-        file = workdir / "evaluations.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        rows = [row for row in map(json.loads, lines) if row["step"] in steps]
+        rows = read_rows(workdir / "evaluations.jsonl")
+        rows = [row for row in rows if row["step"] in steps]
         if not rows:
             raise UserError(
                 f"{workdir}@best: nothing was evaluated in training; set "

@@ -38,6 +38,12 @@ class Item(NamedTuple):
         """All that decides the embedding: equal contents embed equally."""
         return tuple(self[1:])
 
+    @property
+    def kind(self) -> int:
+        """Its modalities: 1 for text, 2 for an image, 4 for a video, summed."""
+        parts = (self.text, self.image, self.video)
+        return sum(1 << i for i, part in enumerate(parts) if part)
+
 
 class Pair(NamedTuple):
     """A training pair.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gve_jax import build
-from gve_jax.data.loader import EpochDraw, PairLoader, content_id, kind
+from gve_jax.data.loader import EpochDraw, PairLoader, content_id
 from gve_jax.data.sources import Group, group_by_length, load_tasks
 from gve_jax.types import Item, Pair, UserError
 from tests import tiny
@@ -283,7 +283,7 @@ def test_what_only_some_losses_read(parts, tmp_path):
     assert batch.inputs.negative_kinds.tolist() == [4, 0] * 4
     scores = batch.inputs.scores[np.argsort(np.isnan(batch.inputs.scores[:, 0]))]
     np.testing.assert_array_equal(scores, [[0.5, 0.25, 0]] * 3 + [[np.nan] * 3])
-    assert kind(Item("", text="a", video="v")) == 5 and kind(Item("", image="i")) == 2
+    assert Item("", text="a", video="v").kind == 5 and Item("", image="i").kind == 2
 
 
 def test_pairs_without_negatives_get_masked_slots(parts, tmp_path):

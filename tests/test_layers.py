@@ -14,6 +14,7 @@ RANK = {
     "contract": 1,
     "config": 1,
     "main": 1,
+    "disk": 1,
     "presets": 2,
     "media": 2,
     "distributed": 2,

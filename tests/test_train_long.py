@@ -194,7 +194,7 @@ def test_missing_corpora_are_told_by_the_checkpoint(pairs, tmp_path, capfd):
             format="pairs", path=f"{task}.jsonl", get="by looking for it"
         )
     changed.data.prepared = str(tmp_path / "prepared")
-    with pytest.raises(UserError, match="V2V not found.*--allow-missing"):
+    with pytest.raises(UserError, match=r"V2V not found.*--allow-missing"):
         train(changed, tmp_path / "run", jax.devices()[:1])
     assert "by looking for it" in capfd.readouterr().err
     train(changed, tmp_path / "run", jax.devices()[:1], allow_missing=True)

@@ -81,12 +81,6 @@ def content_id(item: Item) -> int:
     return zlib.crc32(repr(item.content).encode()) & 0x7FFFFFFF
 
 
-def kind(item: Item) -> int:
-    """The modalities of an item: 1 for text, 2 for an image, 4 for a video, summed."""
-    parts = (item.text, item.image, item.video)
-    return sum(1 << i for i, part in enumerate(parts) if part)
-
-
 class PairLoader:
     """Batches for training: an iterator whose position can be saved and restored.
 
@@ -320,7 +314,7 @@ def _ids(pairs: Sequence[Pair], num_negatives: int, extras: Collection[str]) -> 
     scores = np.full((len(pairs), 1 + num_negatives), np.nan, np.float32)
     for i, pair in enumerate(pairs):
         for k, negative in enumerate(pair.negatives[:num_negatives]):
-            ids[i, k], kinds[i, k] = content_id(negative), kind(negative)
+            ids[i, k], kinds[i, k] = content_id(negative), negative.kind
         known = pair.scores[: 1 + num_negatives]
         scores[i, : len(known)] = known
         if known:
@@ -334,7 +328,7 @@ def _ids(pairs: Sequence[Pair], num_negatives: int, extras: Collection[str]) -> 
     if num_negatives:
         fields["negative_ids"] = ids.reshape(-1)
     if "kinds" in extras:
-        fields["target_kinds"] = np.array([kind(p.target) for p in pairs], np.int32)
+        fields["target_kinds"] = np.array([p.target.kind for p in pairs], np.int32)
         if num_negatives:
             fields["negative_kinds"] = kinds.reshape(-1)
     if "scores" in extras:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gve_jax.contract import Contract
+from gve_jax.disk import replace
 from gve_jax.embed.embedder import Embedder, EmbedResult, EmbedStats
 from gve_jax.types import Item, UserError
 
@@ -61,7 +62,7 @@ def embed_to_folder(
     if head_file.exists() and json.loads(head_file.read_text()) != head:
         shutil.rmtree(pieces)  # of an unfinished run with other inputs
         pieces.mkdir()
-    _write(head_file, json.dumps(head).encode())
+    replace(head_file, json.dumps(head).encode())
 
     vectors, failures = [], {}
     stats = EmbedStats(0, 0.0, 0, 0, 0)
@@ -91,7 +92,7 @@ def embed_to_folder(
         json.dumps({"id": items[i].id, "error": reason}) + "\n"
         for i, reason in sorted(failures.items())
     ]
-    _write(folder / "failures.jsonl", "".join(lines).encode())
+    replace(folder / "failures.jsonl", "".join(lines).encode())
     if failures and not good:
         # Not a finished folder: the same call works once the media are mended.
         shutil.rmtree(pieces)
@@ -99,11 +100,11 @@ def embed_to_folder(
     with open(folder / "embeddings.tmp", "wb") as f:
         np.save(f, table[good])
     (folder / "embeddings.tmp").rename(folder / "embeddings.npy")
-    _write(folder / "ids.json", json.dumps([items[i].id for i in good]).encode())
-    _write(folder / "items.sha256", key.encode())
+    replace(folder / "ids.json", json.dumps([items[i].id for i in good]).encode())
+    replace(folder / "items.sha256", key.encode())
     # Last: its presence says that the folder is whole.
     contract = json.dumps(embedder.contract.to_json(), indent=1) + "\n"
-    _write(folder / "contract.json", contract.encode())
+    replace(folder / "contract.json", contract.encode())
     shutil.rmtree(pieces)
     return EmbedResult(table, failures, stats)
 
@@ -142,9 +143,3 @@ def _read_back(folder: pathlib.Path, items: Sequence[Item]) -> EmbedResult:
         else:
             failures[i] = reason_of[item.id]
     return EmbedResult(vectors, failures, EmbedStats(0, 0.0, 0, 0, 0))
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.rename(path)

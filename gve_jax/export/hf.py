@@ -4,12 +4,12 @@ import json
 import os
 import pathlib
 
+from gve_jax.disk import write_json
 from gve_jax.export.adapter import adapter_config, write_adapter_tensors
 from gve_jax.export.processors import processor_files
 from gve_jax.export.sentence_transformers import sentence_transformers_files
 from gve_jax.export.template import chat_template
 from gve_jax.model import write_hf
-from gve_jax.model.files import write_json
 from gve_jax.restore import Restored
 from gve_jax.types import UserError
 

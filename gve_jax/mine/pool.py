@@ -1,6 +1,7 @@
 """What negatives are drawn from: distinct candidates, and which of them are one."""
 
 import contextlib
+import itertools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,6 +45,22 @@ def make_identity(twins: Mapping[str, str]) -> Callable[[Item], tuple]:
         return text, *paths, item.start, item.end
 
     return identity
+
+
+def media_paths(*tasks: Iterable[Pair], corpus: Iterable[Item] = ()) -> set[str]:
+    """All files that the pairs of tasks, or a corpus, show."""
+    items = (
+        item
+        for pairs in tasks
+        for pair in pairs
+        for item in (pair.query, pair.target, *pair.negatives)
+    )
+    return {
+        path
+        for item in itertools.chain(items, corpus)
+        for path in (item.image, item.video)
+        if path
+    }
 
 
 def equal_files(paths: Iterable[str]) -> dict[str, str]:
@@ -96,15 +113,11 @@ def make_pool(
         found = add(pair.target, vector(pair.target))
         if pair.source_id:
             sources[found].add(pair.source_id)
-    kinds = {_kind(item) for item in items}
+    kinds = {item.kind for item in items}
     other = 0
     for item, row in zip(*corpus, strict=True) if corpus else ():
-        if _kind(item) in kinds:
+        if item.kind in kinds:
             add(item, row)
         else:
             other += 1
     return Pool(items, np.stack(vectors), sources, place, merged, other)
-
-
-def _kind(item: Item) -> tuple[bool, bool, bool]:
-    return bool(item.text), bool(item.image), bool(item.video)

@@ -12,25 +12,24 @@ FOLDER/
 
 import functools
 import hashlib
-import itertools
 import json
 import math
 import os
 import pathlib
 import shutil
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from gve_jax.contract import Contract
 from gve_jax.data.records import pair_row
+from gve_jax.disk import replace, write_json, write_rows
 from gve_jax.embed import Embedder, embed_to_folder
 from gve_jax.mine.mining import Sample, mine
-from gve_jax.mine.pool import Corpus, equal_files
+from gve_jax.mine.pool import Corpus, equal_files, media_paths
 from gve_jax.mine.report import render
 from gve_jax.mine.search import MineOptions
-from gve_jax.model.files import write_json
 from gve_jax.types import Item, Pair, UserError
 
 
@@ -56,7 +55,7 @@ def mine_to_folder(
     """
     options.check()
     folder = pathlib.Path(folder)
-    media = sorted(set(_media(tasks, corpus)))
+    media = sorted(media_paths(*tasks.values(), corpus=corpus))
     _claim(folder, embedder.contract, options, _digest(tasks, corpus, media))
     if (folder / "audit.json").exists():
         return json.loads((folder / "audit.json").read_text(encoding="utf-8"))
@@ -93,9 +92,9 @@ def mine_to_folder(
         "tasks": {t: part["audit"] for t, part in zip(tasks, parts, strict=True)},
         "unreadable_items": len(failures),
     }
-    _write_rows(folder / "audit.jsonl", samples)
-    _write_rows(folder / "failures.jsonl", failures)
-    (folder / "audit.html").write_text(render(audit, samples, folder), encoding="utf-8")
+    write_rows(folder / "audit.jsonl", samples)
+    write_rows(folder / "failures.jsonl", failures)
+    replace(folder / "audit.html", render(audit, samples, folder))
     write_json(folder / "audit.json", audit)  # last: it says that all is there
     shutil.rmtree(folder / "pieces")
     return audit
@@ -107,7 +106,7 @@ def write_pairs(path: str | os.PathLike, pairs: Sequence[Pair]) -> None:
     Paths of media are relative to the file, where that is the way to them.
     """
     relative = _relative_to(pathlib.Path(path).parent)
-    _write_rows(pathlib.Path(path), (pair_row(pair, relative) for pair in pairs))
+    write_rows(pathlib.Path(path), (pair_row(pair, relative) for pair in pairs))
 
 
 def _embed(
@@ -153,13 +152,6 @@ def _sample(sample: Sample, folder: pathlib.Path) -> dict:
     }
 
 
-def _write_rows(path: pathlib.Path, rows: Iterable[dict]) -> None:
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as f:
-        f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    part.replace(path)
-
-
 def _claim(
     folder: pathlib.Path, contract: Contract, options: MineOptions, digest: str
 ) -> None:
@@ -189,19 +181,6 @@ def _claim(
         raise UserError(f"{folder} holds {others[0]}, not negatives: use a new one")
     inputs = {"contract": contract.to_json(), "options": options._asdict()}
     write_json(path, inputs | {"digest": digest})
-
-
-def _media(
-    tasks: Mapping[str, Sequence[Pair]], corpus: Sequence[Item]
-) -> Iterator[str]:
-    items = (
-        item
-        for pairs in tasks.values()
-        for pair in pairs
-        for item in (pair.query, pair.target, *pair.negatives)
-    )
-    for item in itertools.chain(items, corpus):
-        yield from filter(None, (item.image, item.video))
 
 
 def _digest(

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gve_jax import sharding
+from gve_jax.disk import write_json
 from gve_jax.model.config import ModelConfig
 from gve_jax.model.encoder import abstract, random_state
 from gve_jax.model.families import from_hf, to_hf
@@ -26,7 +27,6 @@ from gve_jax.model.files import (
     read_json,
     save_tensors,
     with_adapter,
-    write_json,
 )
 from gve_jax.model.layers import LoRAParam, quantise_kernel
 from gve_jax.model.quantise import convert_weights

@@ -70,9 +70,8 @@ class Encoder(nnx.Module):
         if inputs.vision is None:
             return x, ()
         features = self.visual(inputs.vision)  # rows of b*p/4 units
-        if (
-            self.cfg.lora_rank
-        ):  # the tower is frozen: nothing of it is kept or done twice
+        if self.cfg.lora_rank:
+            # The tower is frozen: nothing of it is kept or done twice.
             features = jax.tree.map(_frozen, features)
         seen = inputs.visual_index.reshape(-1, 1) >= 0
         take = lambda rows: take_rows(rows, inputs.visual_index)  # noqa: E731

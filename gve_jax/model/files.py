@@ -41,13 +41,6 @@ def read_json(path: pathlib.Path) -> dict:
     return values
 
 
-def write_json(path: pathlib.Path, values: dict | list) -> None:
-    """Writes all of it or nothing."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
 def weight_files(folder: pathlib.Path, stem: str = "model") -> list[str]:
     """Names of the safetensors files that hold a model's weights.
 

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from gve_jax.data.loader import Batch
+from gve_jax.disk import replace, whole_lines
 from gve_jax.losses import LossCurves
 from gve_jax.train.state import UpdateMetrics
 from gve_jax.types import UserError
@@ -153,12 +154,8 @@ def cut_after(path: pathlib.Path, step: int) -> None:
     """Drops the lines of later steps, which are done, and logged, again; and the half
     line of a run that was killed while it wrote."""
     if path.exists() and jax.process_index() == 0:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.rename(path)
+        kept = [x for x in whole_lines(path) if json.loads(x)["step"] <= step]
+        replace(path, (f"{line}\n" for line in kept))
 
 
 def _over_processes(values: list[int]) -> np.ndarray:

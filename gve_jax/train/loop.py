@@ -54,7 +54,7 @@ def train(
     """
     workdir = pathlib.Path(workdir).absolute()
     ends = borders(config)
-    _check(config, evaluate)
+    setup.check(config, evaluates=evaluate is not None)
     steps, accumulate = config.train.steps, config.train.accumulate
 
     # ---- data, model, batches -------------------------------------------------------
@@ -282,24 +282,4 @@ def train(
             f"train: {len(gradient)} step shapes compiled for {len(groups)} groups "
             f"of pairs; {log.padding:.0%} of token slots were padding",
             file=sys.stderr,
-        )
-
-
-def _check(config: ConfigDict, evaluate) -> None:
-    c = config
-    for name, value, least in (
-        ("data.shift", c.data.shift, 0),
-        ("data.held_out", c.data.held_out, 0),
-        ("train.accumulate", c.train.accumulate, 1),
-        ("train.chunk", c.train.chunk, 0),
-        ("train.eval_every", c.train.eval_every, 0),
-        ("train.keep", c.train.keep, 1),
-        ("train.max_skipped", c.train.max_skipped, 1),
-    ):
-        if value < least:
-            raise UserError(f"{name}={value}: give at least {least}")
-    if c.train.eval_every and evaluate is None and not c.data.held_out:
-        raise UserError(
-            f"train.eval_every={c.train.eval_every} needs something to evaluate on: "
-            "set data.held_out, or eval.root to the folder of a UVRB"
         )

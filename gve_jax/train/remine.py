@@ -13,9 +13,9 @@ import jax
 from ml_collections import ConfigDict
 
 from gve_jax.data.records import read_pairs
+from gve_jax.disk import write_json
 from gve_jax.embed import Embedder
-from gve_jax.mine import MineOptions, equal_files, mine, write_pairs
-from gve_jax.model.files import write_json
+from gve_jax.mine import MineOptions, equal_files, media_paths, mine, write_pairs
 from gve_jax.types import Pair, UserError
 
 Tasks = Mapping[str, Sequence[Pair]]
@@ -80,18 +80,8 @@ class Remining:
 
     @functools.cached_property
     def _twins(self) -> dict[str, str]:
-        return equal_files(
-            sorted(
-                {
-                    path
-                    for task in self._mined
-                    for pair in self._tasks[task]
-                    for item in (pair.query, pair.target)
-                    for path in (item.image, item.video)
-                    if path
-                }
-            )
-        )
+        tasks = (self._tasks[task] for task in self._mined)
+        return equal_files(sorted(media_paths(*tasks)))
 
 
 def _file(folder: pathlib.Path, task: str) -> pathlib.Path:

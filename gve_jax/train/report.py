@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gve_jax.disk import read_rows, replace
 from gve_jax.types import UserError
 
 _OWN, _OTHER, _SOFT, _INK = "#1d5fa7", "#b5611b", "#8a8f98", "#24292f"
@@ -54,9 +55,9 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
       UserError: a file is not JSON.
     """
     workdir = pathlib.Path(workdir)
-    metrics = _lines(workdir / "metrics.jsonl")
-    epochs = _lines(workdir / "curriculum.jsonl")
-    evaluations = _lines(workdir / "evaluations.jsonl")
+    metrics = read_rows(workdir / "metrics.jsonl")
+    epochs = read_rows(workdir / "curriculum.jsonl")
+    evaluations = read_rows(workdir / "evaluations.jsonl")
     config = _json(workdir / "config.json")
     tasks = list(dict.fromkeys(t for r in epochs + metrics for t in r.get("tasks", ())))
     borders = [row["step"] for row in epochs[1:]]
@@ -91,21 +92,8 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
         },
     )
     path = workdir / "report.html"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    replace(path, page)
     return path
-
-
-def _lines(path: pathlib.Path) -> list[_Row]:
-    if not path.exists():
-        return []
-    # What follows the last line break is a line that was cut off while written.
-    complete = path.read_text(encoding="utf-8").split("\n")[:-1]
-    try:
-        return [json.loads(line) for line in complete]
-    except ValueError as e:
-        raise UserError(f"{path}: a line is not JSON: {e}; mend or remove it") from e
 
 
 def _json(path: pathlib.Path) -> _Row:

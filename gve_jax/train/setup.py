@@ -54,6 +54,31 @@ class Model(NamedTuple):
     bound_key: str  # of what the processor's token bounds depend on
 
 
+def check(config: ConfigDict, evaluates: bool) -> None:
+    """Raises UserError for values that cannot be.
+
+    Args:
+      evaluates: whether something other than held-out pairs scores the run.
+    """
+    c = config
+    for name, value, least in (
+        ("data.shift", c.data.shift, 0),
+        ("data.held_out", c.data.held_out, 0),
+        ("train.accumulate", c.train.accumulate, 1),
+        ("train.chunk", c.train.chunk, 0),
+        ("train.eval_every", c.train.eval_every, 0),
+        ("train.keep", c.train.keep, 1),
+        ("train.max_skipped", c.train.max_skipped, 1),
+    ):
+        if value < least:
+            raise UserError(f"{name}={value}: give at least {least}")
+    if c.train.eval_every and not evaluates and not c.data.held_out:
+        raise UserError(
+            f"train.eval_every={c.train.eval_every} needs something to evaluate on: "
+            "set data.held_out, or eval.root to the folder of a UVRB"
+        )
+
+
 def load_data(config: ConfigDict, allow_missing: bool) -> Data:
     """Reads what `config.data` names.
 
