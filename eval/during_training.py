@@ -7,7 +7,7 @@ from collections.abc import Callable
 import ml_collections
 import numpy as np
 
-from eval import loaders, run, vectors
+from eval import loaders, run, summary, vectors
 from gve_jax.embed import Embedder
 from gve_jax.train.probe import Evaluation
 
@@ -29,7 +29,7 @@ def evaluator(config: ml_collections.ConfigDict) -> Callable[[Embedder], Evaluat
                 sets, embedder, pathlib.Path(folder), config.eval.allow_missing
             )
         # Of one resample: nobody reads the intervals.
-        found = run.summarise(run.score(sets, sides, 1, config.seed))
+        found = summary.summarise(summary.score(sets, sides, 1, config.seed))
         scores = {name: row["score"] for name, row in found["datasets"].items()}
         average = found["ability_average"]
         if average is not None:
