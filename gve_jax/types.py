@@ -23,6 +23,8 @@ class Item(NamedTuple):
     Paths are absolute (readers resolve them against the file that names them).
     `start` and `end` cut the video, in seconds from its first frame. `instruction`
     is the task sentence of a query; None means the neutral system sentence.
+    `frame_order` puts the sampled frames of the video out of their order ("reversed",
+    "shuffled" or "single", see `gve_jax.preprocess.order`); for probes, never in files.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Item(NamedTuple):
     start: float | None = None
     end: float | None = None
     instruction: str | None = None
+    frame_order: str | None = None
 
     @property
     def content(self) -> tuple:

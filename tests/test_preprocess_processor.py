@@ -22,6 +22,7 @@ from gve_jax.preprocess import (
     load_tokenizer,
     train_tokenizer,
 )
+from gve_jax.preprocess.order import shuffled
 from gve_jax.types import Frames, Item, UserError
 
 TEXTS = ["a red ball moves left of a blue square", "Find the video: it's 12 frames."]
@@ -426,3 +427,45 @@ def test_unwritable_cache_is_named(make, files, tmp_path):
     blocked.write_text("not a folder")
     with pytest.raises(UserError, match=r"preprocess\.cache_dir"):
         make(cache_dir=blocked).encode(item(files, video="square.mp4"))
+
+
+@pytest.mark.parametrize(
+    "order, rows",
+    [
+        ("reversed", [7, 6, 5, 4, 3, 2, 1, 0]),
+        ("shuffled", [4, 0, 6, 7, 2, 1, 5, 3]),  # of 8 frames, on every machine
+        ("single", [4] * 8),
+    ],
+)
+def test_frames_out_of_order(make, files, tmp_path, reads, order, rows):
+    both = item(files, video="square.mp4", image="tall.png", start=0.5)
+    seen = []
+    make().encode(both, lambda frames: seen.append(frames) or frames)
+    assert len(np.unique(seen[0].reshape(8, -1), axis=0)) == 8
+    # By hand: the pixels permuted, times and all else as before.
+    by_hand = make().encode(both, lambda x: x[rows] if len(x) == 8 else x)
+    moved = both._replace(frame_order=order)
+    assert moved.content != both.content
+    assert equal(make().encode(moved), by_hand)
+    assert not equal(by_hand, make().encode(both))
+    # One file in the cache serves all orders, whichever came first.
+    reads["video"] = 0
+    kept = make(cache_dir=tmp_path)
+    for it in (moved, both, moved):
+        assert equal(kept.encode(it), make().encode(it))
+    assert reads["video"] == 3 + 1 and len(list(tmp_path.glob("*/*.frames"))) == 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 16, 48, 200])
+def test_shuffled_frames_keep_no_order(n):
+    order = shuffled(n).tolist()
+    assert sorted(order) == list(range(n))
+    wrong = sum(a > b for i, a in enumerate(order) for b in order[i:])
+    assert n == 1 or wrong > 0
+    assert n < 4 or 0.4 <= wrong / (n * (n - 1) / 2) <= 0.6
+
+
+def test_an_unknown_frame_order_is_refused(make, files):
+    wrong = item(files, video="square.mp4", frame_order="backwards")
+    with pytest.raises(UserError, match="item 'it': frame_order is 'backwards'"):
+        make().encode(wrong)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 
 from gve_jax.types import Item, Pair, UserError
 
-_ITEM_FIELDS = set(Item._fields)
+# All but that of probes: a file names what there is, not how it is shown.
+_ITEM_FIELDS = [name for name in Item._fields if name != "frame_order"]
 _PAIR_FIELDS = set(Pair._fields)
 
 
@@ -88,11 +89,11 @@ def _item(
 ) -> Item:
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected an item object, got {row!r}")
-    unknown = row.keys() - _ITEM_FIELDS
+    unknown = row.keys() - set(_ITEM_FIELDS)
     if unknown:
         raise UserError(
             f"{where}: unknown field {sorted(unknown)[0]!r}; "
-            f"an item has {', '.join(Item._fields)}"
+            f"an item has {', '.join(_ITEM_FIELDS)}"
         )
     values: dict = {}
     for name in ("id", "text", "image", "video", "instruction"):

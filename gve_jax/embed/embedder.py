@@ -194,7 +194,8 @@ class Embedder:
                     failures[i] = encoded
                 else:
                     item = items[i]
-                    media = (item.image, item.video, item.start, item.end)
+                    cut = (item.start, item.end, item.frame_order)
+                    media = (item.image, item.video, *cut)
                     take(packer.add(i, encoded, media))
                     if self._exact:
                         take(packer.flush())

@@ -2,6 +2,7 @@
 
 from gve_jax.preprocess.buckets import Bucket
 from gve_jax.preprocess.geometry import Geometry
+from gve_jax.preprocess.order import reorder
 from gve_jax.preprocess.packing import Packed, Packer, collate_packed
 from gve_jax.preprocess.processor import Processor
 from gve_jax.preprocess.resize import smart_resize
@@ -16,6 +17,7 @@ __all__ = [
     "Tokenizer",
     "collate_packed",
     "load_tokenizer",
+    "reorder",
     "smart_resize",
     "train_tokenizer",
 ]

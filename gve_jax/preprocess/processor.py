@@ -14,6 +14,7 @@ from gve_jax.preprocess import buckets
 from gve_jax.preprocess.buckets import Bucket, Buckets
 from gve_jax.preprocess.cache import FrameCache
 from gve_jax.preprocess.geometry import QWEN2_5_VL, Geometry, Grid
+from gve_jax.preprocess.order import reorder
 from gve_jax.preprocess.packing import Packer
 from gve_jax.preprocess.patches import grid_of, layout, patchify
 from gve_jax.preprocess.positions import (
@@ -281,7 +282,8 @@ class Processor:
             size = self._size(frames.pixels, item.video, c.min_pixels, most)
             return frames._replace(pixels=resize_frames(frames.pixels, *size))
 
-        return self._cache.get(key, make)
+        # After the cache, which holds one order of each video.
+        return reorder(self._cache.get(key, make), item.frame_order)
 
     def _image(self, path: str) -> Frames:
         budget = self._image_budget()
