@@ -29,13 +29,16 @@ class RetrievalSet:
         return self.facts.name
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of queries and of what a query is ranked among (on average)."""
+        ranked = self.candidates and round(np.mean([len(c) for c in self.candidates]))
+        return len(self.queries), ranked or len(self.corpus)
+
+    @property
     def published_size(self) -> bool:
-        """Whether the counts are those of the published benchmark."""
-        f = self.facts
-        # The published corpus size of candidate sets counts the candidates.
-        size = (
-            len(self.corpus)
-            if self.candidates is None
-            else round(np.mean([len(c) for c in self.candidates]))
+        """Whether the counts are the published ones, where there are such."""
+        expected = (self.facts.num_queries, self.facts.num_corpus)
+        return all(
+            want in (None, have)
+            for want, have in zip(expected, self.sizes, strict=True)
         )
-        return (len(self.queries), size) == (f.num_queries, f.num_corpus)

@@ -5,12 +5,16 @@ the path or not; the archive's inner folders), strict about what would falsify a
 (unknown ids, duplicates, queries without an answer). The form of candidate lists in
 the real MS-TI and MS-TV files is not known: every spelling below is accepted, and
 this path is unverified against them.
+
+A folder of the same form that is none of UVRB's names its metric and instruction in
+NAME/dataset.json, and is a dataset like the others.
 """
 
 import collections
 import json
 import logging
 import pathlib
+import re
 
 import numpy as np
 
@@ -21,6 +25,15 @@ from gve_jax.types import Item, UserError
 _CANDIDATES = ("candidates", "candidate_list")
 _NEGATIVES = ("neg", "negatives")
 _MEDIA = {"video": "videos", "image": "images"}
+_FACTS = {
+    "metric": str,
+    "instruction": str,
+    "group": str,
+    "num_queries": int,
+    "num_corpus": int,
+    "licence": str,
+}
+_METRIC = re.compile(r"recall@[1-9][0-9]*|precision@1")
 _KEYS = {
     "corpus": {"id", "text", "image", "video"},
     "queries": {"id", "text", "image", "video"},
@@ -28,18 +41,56 @@ _KEYS = {
 }
 
 
-def names(selected: tuple[str, ...] | list[str]) -> list[str]:
-    """The datasets to run, in the benchmark's order; none selected means all.
+def names(selected: tuple[str, ...] | list[str], root: str | None = None) -> list[str]:
+    """The datasets to run: the benchmark's in its order, then others; () is UVRB.
 
-    Raises UserError if a name is unknown.
+    Others are those that have a dataset.json below `root`. Raises UserError if a name
+    is unknown.
     """
-    unknown = [n for n in selected if n not in uvrb.DATASETS]
-    if unknown:
-        raise UserError(
-            f"--datasets: no dataset {unknown[0]!r} in UVRB; "
-            f"choose from {', '.join(uvrb.DATASETS)}"
-        )
-    return [n for n in uvrb.DATASETS if not selected or n in selected]
+    others = [n for n in dict.fromkeys(selected) if n not in uvrb.DATASETS]
+    for name in others:
+        if root is None or not is_own(pathlib.Path(root), name):
+            raise UserError(
+                f"--datasets: no dataset {name!r} in UVRB and no {name}/dataset.json "
+                f"in {root or 'its folder'}; UVRB has {', '.join(uvrb.DATASETS)}"
+            )
+    return [n for n in uvrb.DATASETS if not selected or n in selected] + others
+
+
+def is_own(root: pathlib.Path, name: str) -> bool:
+    """Whether this is a folder of a dataset that is none of UVRB's."""
+    plain = name not in ("", ".", "..") and "/" not in name
+    return (
+        plain and name not in uvrb.DATASETS and (root / name / "dataset.json").is_file()
+    )
+
+
+def _facts_of_own(path: pathlib.Path, queries: list[Item]) -> uvrb.Dataset:
+    """Reads a dataset.json; the modality is that of the queries.
+
+    Raises UserError naming the field at fault.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path}: cannot be read as JSON ({e}); mend it") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object with {', '.join(_FACTS)}")
+    for key, value in values.items():
+        kind = _FACTS.get(key)
+        if kind is None:
+            raise UserError(
+                f"{path}: unknown field {key!r}; known: {', '.join(_FACTS)}"
+            )
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(f"{path}: {key} is {value!r}, expected {kind.__name__}")
+    metric = values.get("metric")
+    if not metric or not _METRIC.fullmatch(metric):
+        raise UserError(f"{path}: metric is {metric!r}, expected recall@K, precision@1")
+    parts = ("text", "image", "video")
+    used = [part for part in parts if any(getattr(q, part) for q in queries)]
+    fields = {"instruction": ""} | values | {"query_modality": "+".join(used)}
+    return uvrb.Dataset(name=path.parent.name, **fields)
 
 
 def load(root: str, name: str) -> RetrievalSet:
@@ -49,10 +100,11 @@ def load(root: str, name: str) -> RetrievalSet:
     that are not there are listed in the result, for the caller to judge.
     """
     folder = _folder(root, name)
-    facts = uvrb.DATASETS[name]
     missing: list[tuple[str, str]] = []
-    corpus = _items(folder, "corpus", None, missing)
-    queries = _items(folder, "queries", facts.instruction, missing)
+    corpus = _items(folder, "corpus", missing)
+    queries = _items(folder, "queries", missing)
+    facts = uvrb.DATASETS.get(name) or _facts_of_own(folder / "dataset.json", queries)
+    queries = [q._replace(instruction=facts.instruction or None) for q in queries]
     path = folder / "jsonl" / "instances.jsonl"
     row_of = {item.id: i for i, item in enumerate(corpus)}
     known = {item.id for item in queries}
@@ -72,13 +124,14 @@ def load(root: str, name: str) -> RetrievalSet:
                 with_negatives.add(qid)
     for qid in with_negatives:
         candidates[qid] |= positives[qid]
+    limited = any(candidates.values())
     for item in queries:
         if not positives[item.id]:
             raise UserError(
                 f"{path}: no positive for query {item.id!r}: it cannot be scored; "
                 "add a row or remove the query"
             )
-        if any(candidates.values()) and not positives[item.id] <= candidates[item.id]:
+        if limited and not positives[item.id] <= candidates[item.id]:
             raise UserError(
                 f"{path}: the candidates of query {item.id!r} lack its positive; in a "
                 "dataset with candidate lists every query needs a full one"
@@ -92,7 +145,7 @@ def load(root: str, name: str) -> RetrievalSet:
         queries=tuple(queries),
         corpus=tuple(corpus),
         positives=lists[0],
-        candidates=lists[1] if any(map(len, lists[1])) else None,
+        candidates=lists[1] if limited else None,
         missing=tuple(missing),
     )
 
@@ -141,7 +194,7 @@ def _rows(path: pathlib.Path, kind: str):
         logging.warning("%s: fields not used: %s", path, ", ".join(sorted(unknown)))
 
 
-def _items(folder, kind, instruction, missing) -> list[Item]:
+def _items(folder, kind, missing) -> list[Item]:
     items: dict[str, Item] = {}
     first: dict[str, str] = {}
     for where, row in _rows(folder / "jsonl" / f"{kind}.jsonl", kind):
@@ -157,7 +210,7 @@ def _items(folder, kind, instruction, missing) -> list[Item]:
         for key, sub in _MEDIA.items():
             if fields[key]:
                 fields[key] = _media(folder, sub, fields[key], where, missing)
-        items[name] = Item(id=name, instruction=instruction, **fields)
+        items[name] = Item(id=name, **fields)
         first[name] = where
     return list(items.values())
 

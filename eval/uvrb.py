@@ -1,6 +1,7 @@
 """The facts of UVRB: datasets, metrics, instructions, published scores.
 
-Source: arXiv 2510.27571v1, tables 1, 4 and 5, kept in `uvrb.json` beside this file.
+Source: arXiv 2510.27571v1, tables 1, 4 and 5, kept in `uvrb.json` beside this file;
+licences are those of the source datasets' own cards, where known.
 """
 
 import json
@@ -9,17 +10,21 @@ from typing import NamedTuple
 
 
 class Dataset(NamedTuple):
-    """One dataset of the benchmark; counts and durations are the published ones."""
+    """What is known of a dataset beside its rows; None where it is not known.
+
+    Counts and durations of the benchmark's own are the published ones.
+    """
 
     name: str
     query_modality: str  # "text", "text+image", "text+video", "image", "video"
-    group: str
-    num_queries: int
-    num_corpus: int
-    mean_duration_s: float
-    mean_query_words: float | None
-    metric: str  # "recall@1", "recall@10" or "precision@1"
+    metric: str  # "recall@K" or "precision@1"
     instruction: str  # of the query; the corpus side has none
+    group: str = "own"
+    num_queries: int | None = None
+    num_corpus: int | None = None  # of candidate sets: candidates of a query
+    mean_duration_s: float | None = None
+    mean_query_words: float | None = None
+    licence: str = "unknown: see the source's card"
 
 
 _FACTS = json.loads(
