@@ -4,6 +4,11 @@ import pathlib
 
 from setuptools import find_packages, setup
 
+# What the jobs of data_synthesis need; rendering the world needs none of it.
+SYNTHESIS = [
+    "jsonschema>=4.26,<5",
+]
+
 setup(
     name="gve_jax",
     version="0.1.0",
@@ -46,7 +51,9 @@ setup(
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "tensorboard": ["tensorboardX>=2.6,<3"],
         "wandb": ["wandb>=0.30,<1"],
+        "synthesis": SYNTHESIS,
         "test": [
+            *SYNTHESIS,
             "pytest>=8.4,<10",
             "hypothesis>=6.140,<7",
             "ruff>=0.17,<0.18",

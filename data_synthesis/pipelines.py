@@ -1,0 +1,205 @@
+"""Beam: runs the shards of a stage, on any runner, and checks what came of it.
+
+Only what every runner has is used: stateless functions that emit from `process`,
+GroupByKey, and our own writers. Outputs are files; nothing is believed to be there
+because a pipeline ended without an error.
+"""
+
+import contextlib
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from data_synthesis.shards import Key, Layout, done
+from gve_jax.progress import ProgressLine
+from gve_jax.types import UserError
+
+# How long finished shards are looked for while a pipeline runs.
+_POLL_S = 0.5
+
+
+class Work(NamedTuple):
+    """A stage to be run over shards; all of it must pickle.
+
+    `run(layout, key, shard)` writes one shard. `keys[i]` is that of shard i.
+    """
+
+    layout: Layout
+    keys: tuple[Key, ...]
+    run: Callable[[Layout, Key, int], None]
+
+
+class Grouped(NamedTuple):
+    """As `Work`, for a stage whose shards need rows from everywhere.
+
+    `seeds` are spread over the workers; `expand(seed)` yields (key, row), rows of equal
+    keys meet in `reduce(key, rows)`, which yields (shard, row), and `run(layout, key,
+    shard, rows)` writes one shard. All shards are made if one is missing.
+    """
+
+    layout: Layout
+    keys: tuple[Key, ...]
+    seeds: tuple
+    expand: Callable[[object], Iterator[tuple[object, object]]]
+    reduce: Callable[[object, Iterator], Iterator[tuple[int, object]]] | None
+    run: Callable[[Layout, Key, int, list], None]
+
+
+def beam_options(arguments: Sequence[str]) -> PipelineOptions:
+    """Of the arguments that are not ours, by default one process in memory.
+
+    Raises UserError for an option that Beam does not know.
+    """
+    arguments = list(arguments)
+    if not any(a.split("=")[0] == "--runner" for a in arguments):
+        # "DirectRunner" would first look for another that has to be downloaded.
+        arguments.append("--runner=FnApiRunner")
+    if "--runner=DaskRunner" in arguments:
+        # Its options are only known once it is imported.
+        try:
+            importlib.import_module("apache_beam.runners.dask.dask_runner")
+        except ImportError:
+            raise UserError(
+                "--runner=DaskRunner: Dask is not installed; pip install -e '.[dask]'"
+            ) from None
+    known = PipelineOptions([]).get_all_options()
+    for argument in arguments:
+        name = argument.split("=")[0].lstrip("-")
+        if not argument.startswith("--") or not {name, name[3:]} & known.keys():
+            raise UserError(
+                f"option {argument!r} is neither ours nor Beam's (those are written "
+                "--name=value); see --help and Beam's documentation of your runner"
+            )
+    return PipelineOptions(arguments)
+
+
+def run(work: Work | Grouped, options: PipelineOptions) -> int:
+    """Makes the shards that are not there yet; returns how many were made.
+
+    Raises:
+      UserError: a shard failed, saying why, or is missing after the run.
+    """
+    layout, stage = work.layout, work.keys[0].stage
+    todo = [s for s, key in enumerate(work.keys) if not done(layout, key, s)]
+    if not todo:
+        return 0
+    if isinstance(work, Grouped):
+        todo = list(range(layout.shards))
+        for shard in todo:  # all are made anew: what is seen to be there is new
+            layout.manifest(stage, shard).unlink(missing_ok=True)
+    with _progress(layout, stage, len(todo)):
+        # Beam says every start and stop.
+        logging.getLogger("apache_beam").setLevel(logging.ERROR)
+        try:
+            with beam.Pipeline(options=options) as pipeline:
+                if isinstance(work, Work):
+                    _ = (
+                        pipeline
+                        | beam.Create(todo, reshuffle=False)
+                        | beam.Reshuffle()
+                        | beam.Map(_run_shard, work)
+                    )
+                else:
+                    _grouped(pipeline, work)
+        except UserError:
+            raise
+        except Exception as e:
+            # Runners wrap what a function raised in types and texts of their own.
+            raise UserError(f"stage {stage}: {_last_line(e)}") from e
+    missing = [s for s, key in enumerate(work.keys) if not done(layout, key, s)]
+    if missing:
+        raise UserError(
+            f"stage {stage}: the runner ended without an error, but "
+            f"{len(missing)} of {layout.shards} shards are not there (first: "
+            f"{layout.table(stage, missing[0])}); run the same command again, or with "
+            "another --runner"
+        )
+    return len(todo)
+
+
+def _run_shard(shard: int, work: Work) -> int:
+    work.run(work.layout, work.keys[shard], shard)
+    return shard
+
+
+def _grouped(pipeline: beam.Pipeline, work: Grouped) -> None:
+    rows = (
+        pipeline
+        | beam.Create(list(work.seeds), reshuffle=False)
+        | beam.Reshuffle()
+        | "expand" >> beam.FlatMap(work.expand)
+    )
+    if work.reduce is not None:
+        rows = (
+            rows
+            | "meet" >> beam.GroupByKey()
+            | "reduce" >> beam.FlatMap(_reduce, work.reduce)
+        )
+    # Every shard is written, also one without rows.
+    empty = pipeline | "shards" >> beam.Create(
+        [(shard, None) for shard in range(work.layout.shards)], reshuffle=False
+    )
+    _ = (
+        (rows, empty)
+        | beam.Flatten()
+        | "gather" >> beam.GroupByKey()
+        | "write" >> beam.Map(_write_grouped, work)
+    )
+
+
+def _reduce(element, reduce):
+    key, rows = element
+    yield from reduce(key, iter(rows))
+
+
+def _write_grouped(element, work: Grouped) -> int:
+    shard, rows = element
+    work.run(work.layout, work.keys[shard], shard, [r for r in rows if r is not None])
+    return shard
+
+
+def _last_line(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    # Beam adds where in the pipeline it was.
+    lines = [line for line in lines if not line.startswith("[while running")]
+    text = lines[-1] if lines else type(error).__name__
+    return text.split(" [while running")[0].strip()
+
+
+@contextlib.contextmanager
+def _progress(layout: Layout, stage: str, total: int):
+    """Counts manifests as they appear: workers may be on other machines."""
+    folder = layout.root / stage
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def finished() -> int:
+        return sum(name.endswith(".json") for name in os.listdir(folder))
+
+    stop, first = threading.Event(), layout.shards - total
+    with ProgressLine(stage, layout.shards, "shards", done=first) as line:
+
+        def watch() -> None:
+            seen = first
+            while True:
+                ended = stop.wait(_POLL_S)
+                now = max(seen, finished())
+                line.advance(now - seen)
+                seen = now
+                if ended:
+                    return
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
