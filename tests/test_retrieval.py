@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,6 +85,10 @@ def test_rank_is_the_place_of_the_best_positive():
         order = np.argsort(-scores[i], kind="stable").tolist()
         places = [order.index(p) + 1 for p in positives[i] if np.isfinite(scores[i, p])]
         assert found.ranks[i] == min(places, default=math.inf)
+        best_positive = scores[i, positives[i]].max()
+        others = np.delete(scores[i], positives[i])
+        tied = np.isfinite(best_positive) and (others == best_positive).any()
+        assert found.tied[i] == tied
         # Ranks and answers tell one story.
         hit = np.isin(found.indices[i], positives[i]).any()
         assert hit == (found.ranks[i] <= 10)
@@ -179,3 +184,40 @@ def test_one_compilation_serves_all_steps():
     before = retrieval._merge._cache_size()
     retrieval.top_k(queries[:1100], corpus[:900], 5, chunk=256)
     assert retrieval._merge._cache_size() == before
+
+
+def test_corpora_spread_over_devices_are_ranked_as_on_one():
+    # Small integers, so that scores tie within and across devices.
+    rng, queries, corpus = _small_integers(3, 30, 2900, d=3)
+    positives = [rng.choice(2900, size=1 + i % 4, replace=False) for i in range(30)]
+    corpus[positives[5]] = np.nan
+    devices = jax.devices()
+    assert len(devices) == 8
+    expected, best, _ = _brute_force(queries, corpus, 12)
+    placed = retrieval.place(corpus, devices)
+    assert {s.data.shape for s in placed.addressable_shards} == {(384, 3)}
+    for found in (
+        retrieval.top_k(queries, placed, 12),
+        retrieval.top_k(queries, corpus, 12, chunk=1024, devices=devices),
+    ):
+        np.testing.assert_array_equal(found[1], expected)
+        np.testing.assert_array_equal(found[0], best)
+    one = retrieval.rank(queries, corpus, positives, 12, devices=devices[:1])
+    spread = retrieval.rank(queries, corpus, positives, 12, devices=devices)
+    for a, b in zip(one, spread, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(spread.indices, expected)
+    assert np.isinf(spread.ranks[5]) and spread.tied.any()
+
+
+def test_a_placed_corpus_is_searched_as_it_is():
+    _, queries, corpus = _small_integers(4, 9, 333)
+    placed = retrieval.place(corpus)
+    assert len(placed) == 384 and len(placed.sharding.device_set) == 1
+    _, indices = retrieval.top_k(queries, placed, 400)
+    np.testing.assert_array_equal(indices, _brute_force(queries, corpus, 400)[0])
+
+
+def test_more_rows_are_worth_more_devices():
+    corpus = np.ones((3 << 13, 2), np.float32)
+    assert len(retrieval.place(corpus).sharding.device_set) == 3
