@@ -13,18 +13,48 @@ import av
 import cv2
 import numpy as np
 
-from data_synthesis import draws
+from data_synthesis import draws, video
 from data_synthesis.record import Media
 from data_synthesis.world.encode import write_bytes, write_video
 from gve_jax import media
 from gve_jax.media import Limits, MediaError, files
+from gve_jax.types import Item
 
 # Frames that a still is chosen from, the sharpest of them.
 _CANDIDATES = 5
 # Mean grey level and spread of a picture that shows something.
 _DARK, _BRIGHT, _FLAT = 16, 239, 4.0
+# Damage that another reading of the same bytes may mend.
+_REPAIRABLE = ("truncated", "corrupt", "unreadable", "no_frames")
 # Of repaired copies and clips.
 _CRF = 20
+
+
+def look(root: pathlib.Path, limits, min_shot: float, item: Item) -> tuple | str:
+    """A video as it is, or else mended.
+
+    It lives here, and not beside the stage, so that the process that runs it starts
+    without Beam.
+
+    Args:
+      root: output folder.
+      limits: `config.media`.
+
+    Returns:
+      (Inspection, the repaired file or None, how it was repaired) or "CODE: reason".
+    """
+    caps = video.media_limits(limits)
+    try:
+        return video.inspect(item.video, caps, min_shot), None, ""
+    except MediaError as e:
+        if not limits.repair or e.code not in _REPAIRABLE:
+            return f"{e.code}: {e.message}"
+        fault = e
+    try:
+        mended, how = repair(item.video, root, item.id, caps)
+        return video.inspect(str(root / mended.path), caps, min_shot), mended, how
+    except MediaError as e:
+        return f"{fault.code}: {fault.message}; not repaired: {e.message}"
 
 
 def cut_clip(

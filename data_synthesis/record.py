@@ -158,6 +158,7 @@ class Record:
     media: tuple[Media, ...] = ()
     scores: dict[str, Score] = dataclasses.field(default_factory=dict)
     hashes: tuple[str, ...] = ()  # perceptual, of 8 frames, 16 hex digits each
+    mirrored: tuple[str, ...] = ()  # ... and of the frames mirrored
     frames_sha256: str = ""  # of the decoded frames
     cuts: tuple[float, ...] = ()  # seconds at which shots begin
     group: Group = Group()

@@ -88,20 +88,6 @@ def inspect(path: str, limits: Limits, min_shot: float) -> Inspection:
     )
 
 
-def faults(found: Inspection, limits) -> tuple[str, ...]:
-    """Codes of what makes a video unfit, by `config.media`."""
-    short, long = sorted((found.width, found.height))
-    codes = {
-        "few_frames": found.num_frames < limits.min_frames,
-        "small": short < limits.min_side,
-        "large": long > limits.max_side,
-        "long": found.duration > limits.max_duration,
-        # A file may decode without an error and still lack frames that it declares.
-        "frames_lost": found.num_frames < (1 - limits.max_damage) * found.declared,
-    }
-    return tuple(code for code, holds in codes.items() if holds)
-
-
 def media_limits(config) -> Limits:
     """Of `config.media`."""
     side = config.max_side
