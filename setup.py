@@ -55,6 +55,8 @@ setup(
         "tensorboard": ["tensorboardX>=2.6,<3"],
         "wandb": ["wandb>=0.30,<1"],
         "synthesis": SYNTHESIS,
+        # Needs torch: install a CPU build first where no other is wanted.
+        "mteb": ["mteb>=2.26,<2.27"],
         "test": [
             *SYNTHESIS,
             "pytest>=8.4,<10",

@@ -1,0 +1,1 @@
+"""UVRB in MTEB, and our embedder as an MTEB model; needs the extra `mteb`."""
