@@ -1,6 +1,7 @@
 """The record of one retrieval dataset, whatever files it was read from."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class RetrievalSet:
     positives: tuple[np.ndarray, ...]  # int [p] per query, p >= 1
     candidates: tuple[np.ndarray, ...] | None = None
     missing: tuple[tuple[str, str], ...] = ()
+    folder: pathlib.Path | None = None  # that it was read from
 
     @property
     def name(self) -> str:
@@ -34,11 +36,19 @@ class RetrievalSet:
         ranked = self.candidates and round(np.mean([len(c) for c in self.candidates]))
         return len(self.queries), ranked or len(self.corpus)
 
+    def differences(self) -> str:
+        """The counts that are not as expected, "" if all are."""
+        expected = (self.facts.num_queries, self.facts.num_corpus)
+        ranked = "corpus items" if self.candidates is None else "candidates a query"
+        return ", ".join(
+            f"{have} {what}, expected {want}"
+            for have, want, what in zip(
+                self.sizes, expected, ("queries", ranked), strict=True
+            )
+            if want not in (None, have)
+        )
+
     @property
     def published_size(self) -> bool:
         """Whether the counts are the published ones, where there are such."""
-        expected = (self.facts.num_queries, self.facts.num_corpus)
-        return all(
-            want in (None, have)
-            for want, have in zip(expected, self.sizes, strict=True)
-        )
+        return not self.differences()

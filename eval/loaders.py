@@ -65,6 +65,12 @@ def is_own(root: pathlib.Path, name: str) -> bool:
     )
 
 
+def own_fields(facts: uvrb.Dataset) -> dict:
+    """What a dataset.json says of these facts."""
+    fields = {key: getattr(facts, key) for key in _FACTS}
+    return {key: value for key, value in fields.items() if value is not None}
+
+
 def _facts_of_own(path: pathlib.Path, queries: list[Item]) -> uvrb.Dataset:
     """Reads a dataset.json; the modality is that of the queries.
 
@@ -147,21 +153,38 @@ def load(root: str, name: str) -> RetrievalSet:
         positives=lists[0],
         candidates=lists[1] if limited else None,
         missing=tuple(missing),
+        folder=folder,
     )
+
+
+def present(root: str) -> list[str]:
+    """The datasets whose folders are below `root`: the benchmark's, then others."""
+    base = pathlib.Path(root)
+    own = sorted(path.parent.name for path in base.glob("*/dataset.json"))
+    return [n for n in uvrb.DATASETS if _find(base, n)] + [
+        name for name in own if is_own(base, name)
+    ]
+
+
+def _find(base: pathlib.Path, name: str) -> pathlib.Path | None:
+    # As released, as its archives unpack, and as unpacked one folder each.
+    for inner in (name, f"UVRB/{name}", f"{name}/UVRB/{name}"):
+        if (base / inner / "jsonl").is_dir():
+            return (base / inner).absolute()
+    return None
 
 
 def _folder(root: str, name: str) -> pathlib.Path:
     base = pathlib.Path(root)
     if not base.is_dir():
         raise UserError(f"config.eval.root: no folder {root!r}; give UVRB's folder")
-    # As released, as its archives unpack, and as unpacked one folder each.
-    for inner in (name, f"UVRB/{name}", f"{name}/UVRB/{name}"):
-        if (base / inner / "jsonl").is_dir():
-            return (base / inner).absolute()
-    raise UserError(
-        f"{base / name}: no dataset here (expected {name}/jsonl/corpus.jsonl); fetch "
-        "it, or name the datasets you have with --datasets"
-    )
+    folder = _find(base, name)
+    if folder is None:
+        raise UserError(
+            f"{base / name}: no dataset here (expected {name}/jsonl/corpus.jsonl); "
+            "fetch it, or name the datasets you have with --datasets"
+        )
+    return folder
 
 
 def _rows(path: pathlib.Path, kind: str):

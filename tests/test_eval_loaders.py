@@ -164,3 +164,71 @@ def test_an_absent_video_is_listed_with_its_line(folder):
     assert missing == (
         (f"{folder}/jsonl/corpus.jsonl:2", str(folder / "videos" / "v1.mp4")),
     )
+
+
+def _own(root, **facts):
+    folder = small.write_dataset(root, "Mine", 2)
+    (folder / "dataset.json").write_text(json.dumps({"metric": "recall@5", **facts}))
+    return folder
+
+
+def test_a_dataset_of_ones_own(tmp_path):
+    _own(tmp_path, instruction="Find it.", num_queries=2, licence="CC0-1.0")
+    data = loaders.load(tmp_path, "Mine")
+    assert data.facts == uvrb.Dataset(
+        "Mine", "text", "recall@5", "Find it.", num_queries=2, licence="CC0-1.0"
+    )
+    assert [q.instruction for q in data.queries] == ["Find it."] * 2
+    assert data.published_size and data.sizes == (2, 2)
+    assert loaders.names(["Mine", "VDC-O"], tmp_path) == ["VDC-O", "Mine"]
+    assert loaders.names([], tmp_path) == list(uvrb.DATASETS)  # the benchmark
+    small.write_dataset(tmp_path, "CRB-T", 1)
+    assert loaders.present(tmp_path) == ["CRB-T", "Mine"]
+
+
+def test_its_instruction_may_be_left_out_and_its_counts_be_wrong(tmp_path):
+    _own(tmp_path, num_corpus=3)
+    data = loaders.load(tmp_path, "Mine")
+    assert data.queries[0].instruction is None
+    assert data.differences() == "2 corpus items, expected 3"
+
+
+@pytest.mark.parametrize("kind", ["text+image", "image", "video"])
+def test_its_modality_is_that_of_its_queries(tmp_path, kind):
+    folder = small.write_dataset(tmp_path, "Mine", 1, kind)
+    (folder / "dataset.json").write_text('{"metric": "precision@1"}')
+    assert loaders.load(tmp_path, "Mine").facts.query_modality == kind
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"metric": "ndcg@10"}, "metric is 'ndcg@10', expected recall@K, precision@1"),
+        ({"metric": None}, "metric is None, expected str"),
+        ({"num_queries": "2"}, "num_queries is '2', expected int"),
+        ({"instructions": "x"}, "unknown field 'instructions'; known: metric, instr"),
+    ],
+)
+def test_faults_of_its_facts(tmp_path, facts, message):
+    _own(tmp_path, **facts)
+    with pytest.raises(UserError) as error:
+        loaders.load(tmp_path, "Mine")
+    assert "Mine/dataset.json: " in str(error.value) and message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["Theirs", "../Mine", "", "sub/Mine"])
+def test_its_name_is_that_of_its_folder(tmp_path, name):
+    _own(tmp_path / "sub")
+    with pytest.raises(UserError, match="no dataset"):
+        loaders.names([name], tmp_path / "sub")
+
+
+def test_its_candidates_count_as_its_corpus(tmp_path):
+    folder = _own(tmp_path, num_corpus=1)
+    rows = [
+        {"qid": f"Mine_query_{i}", "pos": [f"Mine_corpus_{i}"], "neg": []}
+        | {"candidates": [f"Mine_corpus_{i}"]}
+        for i in range(2)
+    ]
+    small.write_rows(folder / "jsonl" / "instances.jsonl", rows)
+    assert not loaders.load(tmp_path, "Mine").differences()
