@@ -13,6 +13,8 @@ VERBS = {
     "plan": ("gve_jax.plan", "what a step takes on chips that are not here"),
     "export": ("gve_jax.export", "write a checkpoint for transformers or PEFT"),
     "eval": ("eval", "evaluate a checkpoint on UVRB"),
+    "compare": ("eval.compare", "compare evaluations, with intervals"),
+    "ablate": ("gve_jax.ablate", "run a study: arms x seeds, compared"),
     "world": ("data_synthesis.world", "render the procedural video world"),
 }
 

@@ -34,6 +34,7 @@ RANK = {
     "export": 7,
     "train": 9,
     "plan": 10,
+    "ablate": 10,
     "index": 9,
     "cli": 11,
 }

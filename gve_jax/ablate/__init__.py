@@ -1,0 +1,1 @@
+"""Studies: arms x seeds, trained, evaluated and compared as one command."""
