@@ -28,15 +28,41 @@ def abilities(scores: dict) -> dict:
     """
     known = dict(scores)
     for name, parts in PARTS.items():
-        values = [known.get(part) for part in parts]
-        known[name] = None if any(v is None for v in values) else _mean(values)
+        known[name] = _mean_of(known, parts)
     return {name: known[name] for name in ABILITIES}
+
+
+def flat_abilities(scores: dict) -> dict:
+    """The same, but each ability is the mean of all datasets under it.
+
+    They differ where an ability holds others: FG and TXT.
+    """
+    return {name: _mean_of(scores, datasets_of(name)) for name in ABILITIES}
 
 
 def ability_average(of: dict):
     """The mean of the six abilities that the benchmark averages, or None."""
-    values = [of[name] for name in AVERAGED]
-    return None if any(v is None for v in values) else _mean(values)
+    return _mean_of(of, AVERAGED)
+
+
+def condense(scores: dict) -> dict:
+    """All that the benchmark makes of the scores of datasets, as results.json has it.
+
+    Args:
+      scores: as of `abilities`; datasets that are not the benchmark's do not count.
+
+    Returns:
+      "abilities", "abilities_flat", "dataset_average", "ability_average" and
+      "ability_average_flat"; None where a dataset is not there.
+    """
+    nested, flat = abilities(scores), flat_abilities(scores)
+    return {
+        "abilities": nested,
+        "abilities_flat": flat,
+        "dataset_average": _mean_of(scores, DATASETS),
+        "ability_average": ability_average(nested),
+        "ability_average_flat": ability_average(flat),
+    }
 
 
 def datasets_of(ability: str) -> tuple[str, ...]:
@@ -51,17 +77,27 @@ def datasets_of(ability: str) -> tuple[str, ...]:
 def correlations(table: dict[str, dict], method: str) -> np.ndarray:
     """How abilities go together over models: float64 [a, a], a = columns of the rows.
 
+    NaN where one of two columns is the same for all models.
+
     Args:
       table: model -> {column: score}, at least three models, equal columns.
       method: "pearson" (linear) or "spearman" (of the order of models only).
     """
     values = np.array([list(row.values()) for row in table.values()])
+    # What is constant but for rounding must not correlate by it.
+    values = np.round(values, 12)
     if method == "spearman":
         values = stats.rankdata(values, axis=0)
     elif method != "pearson":
         raise ValueError(f"method {method!r}: expected 'pearson' or 'spearman'")
-    return np.corrcoef(values, rowvar=False)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a column is constant
+        return np.corrcoef(values, rowvar=False)
 
 
-def _mean(values):
-    return sum(values) / len(values)
+def _mean_of(values: dict, names: tuple[str, ...]):
+    found = [values.get(name) for name in names]
+    return None if any(v is None for v in found) else sum(found) / len(found)
+
+
+# The sixteen.
+DATASETS = tuple(d for part in ("TXT", "CMP", "VIS") for d in datasets_of(part))

@@ -1,10 +1,10 @@
 """From vectors to the numbers of results.json."""
 
-import numpy as np
-
 from eval import abilities, protocol, vectors
 from eval.datasets import RetrievalSet
 from gve_jax import retrieval
+
+_AVERAGES = ("dataset_average", "ability_average", "ability_average_flat")
 
 
 def score(
@@ -24,37 +24,49 @@ def score(
 
 
 def summarise(outcomes: dict[str, protocol.Outcome]) -> dict:
-    """Datasets to abilities and averages, with 95 % intervals and chance levels.
+    """Datasets to abilities and averages, with 95 % intervals, bounds and chance.
 
     The interval of a mean comes from resampling the queries of all its datasets at
-    once. What lacks a dataset is None, and `complete` is then false.
+    once. Its bounds are means of bounds: each query's best and worst do not depend on
+    another's. What lacks a dataset is None. `complete` is false where a dataset of the
+    benchmark is absent or anything has no vector, and "incomplete" says why, by
+    dataset. Datasets that are not the benchmark's have rows, and no part in any mean.
     """
     rows = {name: o.row for name, o in outcomes.items()}
-    scores = abilities.abilities({name: row["score"] for name, row in rows.items()})
-    samples = abilities.abilities({name: o.samples for name, o in outcomes.items()})
-    complete = None not in scores.values()
-    average = abilities.ability_average
-    averages = {
-        "dataset_average": (
-            np.mean([o.samples for o in outcomes.values()], axis=0)
-            if complete
-            else None
-        ),
-        "ability_average": average(samples),
+    incomplete = {
+        name: "not evaluated" for name in abilities.DATASETS if name not in rows
     }
+    for name, row in rows.items():
+        if row["missing"]:
+            lost = {k: row[f"num_{k}"] - row["effective"][k] for k in row["effective"]}
+            incomplete[name] = (
+                f"no vector for {lost['queries']} of {row['num_queries']} queries and "
+                f"{lost['corpus']} of {row['num_corpus']} corpus items"
+            )
+
+    def column(key: str) -> dict:
+        return {name: row[key] for name, row in rows.items()}
+
+    samples = _line({name: o.samples for name, o in outcomes.items()})
+    ends = [_line({n: b[end] for n, b in column("bounds").items()}) for end in (0, 1)]
     return {
         "datasets": rows,
-        "abilities": scores,
-        "dataset_average": (
-            float(np.mean([r["score"] for r in rows.values()])) if complete else None
-        ),
-        "ability_average": average(scores),
-        "complete": complete,
+        **abilities.condense(column("score")),
+        "complete": not incomplete,
+        "incomplete": incomplete,
         "ability_intervals": {
             name: None if values is None else list(retrieval.interval(values))
-            for name, values in (samples | averages).items()
+            for name, values in samples.items()
         },
-        "ability_chance": abilities.abilities(
-            {name: row["chance"] for name, row in rows.items()}
-        ),
+        "ability_bounds": {
+            name: None if low is None else [low, ends[1][name]]
+            for name, low in ends[0].items()
+        },
+        "ability_chance": abilities.abilities(column("chance")),
     }
+
+
+def _line(scores: dict) -> dict:
+    """Abilities and averages in one dict."""
+    found = abilities.condense(scores)
+    return found["abilities"] | {name: found[name] for name in _AVERAGES}
