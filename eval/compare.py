@@ -36,6 +36,8 @@ from gve_jax import retrieval
 from gve_jax.disk import read_rows, write_json
 from gve_jax.types import UserError
 
+_WHOLE = ("TXT", "CMP", "VIS")  # abilities that hold each of the sixteen datasets once
+
 
 class Difference(NamedTuple):
     """Run minus baseline, of one score in 0..1."""
@@ -147,6 +149,7 @@ def compare(
         )
     skills, sampled = abilities.abilities(means), abilities.abilities(samples)
     whole = all(value is not None for value in skills.values())
+    core = [d for part in _WHOLE for d in abilities.datasets_of(part)] if whole else []
     return Comparison(
         datasets=found,
         abilities={name: _difference(skills[name], sampled[name]) for name in skills},
@@ -154,8 +157,8 @@ def compare(
             abilities.ability_average(skills), abilities.ability_average(sampled)
         ),
         dataset_average=_difference(
-            np.mean(list(means.values()), axis=0) if whole else None,
-            np.mean(list(samples.values()), axis=0),
+            np.mean([means[name] for name in core], axis=0) if whole else None,
+            np.mean([samples[name] for name in core], axis=0) if whole else None,
         ),
         left_out={name: without for name, without in left_out.items() if without},
     )
@@ -171,7 +174,9 @@ def _pair_weights(rng: np.random.Generator, pairs: int, resamples: int) -> np.nd
     return normal / np.sqrt(pairs * (pairs - 1) * q)
 
 
-def _difference(pairs: np.ndarray | None, samples: np.ndarray) -> Difference | None:
+def _difference(
+    pairs: np.ndarray | None, samples: np.ndarray | None
+) -> Difference | None:
     """Of the pairs' own values [n] and the resamples of their mean."""
     if pairs is None:
         return None

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
+from eval import abilities, uvrb
 from eval.compare import compare
 from gve_jax.types import UserError
 
@@ -105,6 +106,27 @@ def test_against_loops(tmp_path, pairs):
     # Other abilities, and averages, need datasets that are not there.
     assert found.abilities["TXT"] is found.ability_average is None
     assert found.dataset_average is None
+
+
+def test_averages_are_of_the_benchmark_alone(tmp_path):
+    rng = np.random.default_rng(2)
+    sides = []
+    for side in "ab":
+        hits = {name: rng.random(12) < 0.5 for name in uvrb.DATASETS}
+        extra = {"own": np.full(12, side == "a")}  # won by 1, and not to be counted
+        sides.append([write(tmp_path / side, hits | extra)])
+    found = compare(*sides, 50)
+    gains = {name: row.score.difference for name, row in found.datasets.items()}
+    assert gains.pop("own") == 1
+    assert found.dataset_average.difference == pytest.approx(
+        np.mean(list(gains.values()))
+    )
+    expected = abilities.abilities(gains)
+    for name, value in found.abilities.items():
+        assert value.difference == pytest.approx(expected[name])
+    assert found.ability_average.difference == pytest.approx(
+        abilities.ability_average(expected)
+    )
 
 
 @pytest.mark.parametrize("pairs, spread", [(1, 0.0), (2, 0.1), (4, 0.1)])
