@@ -3,6 +3,7 @@
 import html.parser
 import importlib.util
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from configs import ablation_world, world
-from gve_jax.ablate.results import verdict
+from gve_jax.ablate.results import table, verdict
 from gve_jax.ablate.study import run_study
 from gve_jax.types import UserError
 
@@ -82,6 +83,24 @@ def test_results_are_those_of_the_evaluations(finished):
         assert found["difference"] == pytest.approx(means[0] - means[1])
         assert len(found["pairs"]) == 2 and found["low"] < found["high"]
         assert arm["baseline"] == baseline and arm["verdict"]["word"] == word
+
+
+def test_the_table_holds_the_means(finished):
+    results = json.loads((finished / "results.json").read_text())
+    head, rule, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table(results).splitlines()
+    ]
+    assert len({len(row) for row in (head, rule, *rows)}) == 1
+    assert [row[0] for row in rows] == ARMS
+    pyramid = dict(zip(head, rows[2], strict=True))
+    arm = results["arms"]["pyramid"]
+    assert float(pyramid["TXT"]) == pytest.approx(100 * arm["means"]["TXT"], abs=0.05)
+    found = arm["comparison"]["ability_average"]
+    assert pyramid["against its baseline"].startswith(
+        f"{100 * found['difference']:+.1f} [{100 * found['low']:+.1f}, "
+    )
+    assert rows[0][-1] == ""
 
 
 class Page(html.parser.HTMLParser):
@@ -282,9 +301,12 @@ def test_a_tiny_study_for_real(tmp_path):
                f"--config.world={tmp_path / 'world'}", "--config.seeds=0,",
                "--config.steps=3", "--config.resamples=200",
                "--arms=synthesised,pyramid"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"XLA_FLAGS": ""}  # one device, as a user has
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"report: {output / 'report.html'}\n"
+    lines = done.stdout.splitlines()
+    assert lines[-1] == f"report: {output / 'report.html'}"
+    assert lines[-2].startswith("The curriculum helps: ")
     rows = (output / "pyramid/0/train/curriculum.jsonl").read_text().splitlines()
     first = json.loads(rows[0])
     assert first["prober"] == str(output / "synthesised/100/train")

@@ -55,6 +55,23 @@ def collect(
     }
 
 
+def table(results: dict[str, Any]) -> str:
+    """Markdown, in points of 100: means over seeds, and differences of the average."""
+    arms = results["arms"]
+    columns = [c for c in next(iter(arms.values()))["means"] if c not in AVERAGES]
+    heads = ["arm", *columns, "average", "against its baseline"]
+    lines = [heads, ["---", *["--:"] * (len(columns) + 1), "---"]]
+    for name, arm in arms.items():
+        values = [arm["means"][c] for c in (*columns, "ability_average")]
+        row, difference = [f"{100 * value:.1f}" for value in values], ""
+        if arm["comparison"]:
+            found = arm["comparison"]["ability_average"]
+            numbers = [f"{100 * found[k]:+.1f}" for k in ("difference", "low", "high")]
+            difference = "{} [{}, {}] against {}".format(*numbers, arm["baseline"])
+        lines.append([name, *row, difference])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def verdict(arm: ConfigDict, comparison: dict | None, seeds: int) -> dict[str, str]:
     """What the study says on the paper's claim: a word, and a sentence of it.
 

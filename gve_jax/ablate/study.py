@@ -58,8 +58,8 @@ def run_study(
     output: str | os.PathLike,
     arms: Sequence[str] | None = None,
     python: Sequence[str] = PYTHON,
-) -> pathlib.Path:
-    """Runs what is not there yet, compares, and returns the path of the report.
+) -> dict:
+    """Runs what is not there yet, compares, and returns what results.json holds.
 
     Args:
       study: configs/ablation_world.py shows its keys.
@@ -80,7 +80,7 @@ def run_study(
         )
     configs = {name: _training(study, name) for name in names}
     runs = _plan(study, output, configs)
-    if runs[0].seed == study.prober.seed:
+    if not runs[0].eval:  # the prober's
         configs.setdefault(study.prober.arm, _training(study, study.prober.arm))
     # Nothing runs before all that is there has been found to be of this study.
     _record(output, ConfigDict({key: study[key] for key in _DECIDING}))
@@ -107,7 +107,7 @@ def run_study(
                 results = collect(study, output, names, seeds)
                 write_json(output / "results.json", results)
                 write_report(output, results, [*commands, *comparisons.values()])
-    return output / "report.html"
+    return results
 
 
 def _plan(
