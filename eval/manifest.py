@@ -20,12 +20,14 @@ import numpy as np
 
 from eval import loaders
 from eval.datasets import RetrievalSet
+from eval.sources.build import RECORD
 from gve_jax import disk, media
 from gve_jax.progress import ProgressLine
 from gve_jax.types import Item, UserError
 
 NUM_FRAMES = 8  # as the benchmark samples
 _TABLES = ("corpus", "queries", "instances")
+_TOLERANCE = 0.05  # of means that are as published
 _WAITING = 4  # files handed out for each worker
 
 
@@ -256,14 +258,25 @@ def _summary(
         for item in data.corpus
         if item.video and (pair := found[os.path.relpath(item.video, base)])
     ]
+    means = {
+        "mean_query_words": _mean(len(q.text.split()) for q in data.queries if q.text),
+        "mean_duration_s": _mean(s for s in seconds if s is not None),
+    }
+    unlike = [
+        f"{key} {mean}, expected {want}"
+        for key, mean in means.items()
+        if mean and (want := getattr(data.facts, key))
+        # The paper does not say how it counts words.
+        if abs(mean - want) > _TOLERANCE * want
+    ]
     num_queries, num_ranked = data.sizes
     return {
         "num_queries": num_queries,
         "num_corpus": len(data.corpus),
         "num_ranked": num_ranked,
-        "differences": data.differences(),
-        "mean_query_words": _mean(len(q.text.split()) for q in data.queries if q.text),
-        "mean_duration_s": _mean(s for s in seconds if s is not None),
+        "differences": ", ".join(filter(None, [data.differences(), *unlike])),
+        "built": (data.folder / RECORD).exists(),
+        **means,
         "num_media": len(found) - len(_TABLES),
         "missing": missing,
         "broken": len(faults) - len(data.missing),

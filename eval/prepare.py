@@ -70,7 +70,7 @@ def _about(built: Built, release: Release) -> Iterator[str]:
         f"{data.name}: {len(data.queries)} queries, {len(data.corpus)} corpus items, "
         f"{len(missing)} media missing"
     )
-    yield from _differences(data.name, data.differences())
+    yield from _differences(data.name, data.differences(), built=True)
     if built.merged:
         yield f"  {built.merged} queries were equal to others, whose answers they join"
     if built.without_query:
@@ -85,9 +85,9 @@ def _about(built: Built, release: Release) -> Iterator[str]:
         )
 
 
-def _differences(name: str, differences: str) -> Iterator[str]:
+def _differences(name: str, differences: str, built: bool) -> Iterator[str]:
     if differences:
-        note = ENTRIES[name].note if name in ENTRIES else ""
+        note = ENTRIES[name].note if built and name in ENTRIES else ""
         yield f"  {differences}" + (f": {note}" if note else "")
 
 
@@ -120,8 +120,8 @@ def _check() -> None:
     print(f"{path}: hashes, sizes, durations and the licence of each dataset")
     if faults:
         raise UserError(
-            f'{path}: lists {faults} faults under "faults" of its datasets, the first '
-            f"being {_first(checked)}; fetch these files again"
+            f"{faults} missing or broken, the first is {_first(checked)}; {path} lists "
+            'them under "faults" of each dataset; fetch these files again'
         )
 
 
@@ -137,7 +137,7 @@ def _row(name: str, row: dict) -> Iterator[str]:
         f"{seconds:>9}{row['num_media']:>8}{row['missing']:>8}{row['broken']:>7}"
         f"{twins[0]:>4}/{twins[1]:<3}{row['bytes'] / 1e9:>8.2f}  {row['licence']}"
     )
-    yield from _differences(name, row["differences"])
+    yield from _differences(name, row["differences"], row["built"])
 
 
 def _first(checked: manifest.Checked) -> str:

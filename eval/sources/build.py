@@ -16,7 +16,7 @@ from gve_jax.progress import ProgressLine
 from gve_jax.types import UserError
 
 _FOLDERS = {"video": "videos", "image": "images", "frame": "images"}
-_RECORD = "built.json"  # the mark of a folder that may be written again
+RECORD = "built.json"  # the mark of a folder that may be written again
 _SEED = 42  # of the frames that are drawn
 
 
@@ -50,16 +50,22 @@ def build(
     folder holds files of another origin.
     """
     folder = root / entry.name
-    if (folder / "jsonl").exists() and not (folder / _RECORD).exists():
+    if (folder / "jsonl").exists() and not (folder / RECORD).exists():
         raise UserError(
             f"{folder}: holds a dataset that this command did not write; choose "
             "another --output"
         )
     tables = tabulate(entry, title, release)
-    (folder / "jsonl").mkdir(parents=True, exist_ok=True)
-    disk.write_json(folder / _RECORD, {"input": str(release.folder), "whole": False})
     items = [*tables.corpus, *(item for _, item in tables.queries)]
     names, missing = _place(items, release, folder, copy)
+    (folder / "jsonl").mkdir(parents=True, exist_ok=True)
+    record = {
+        "input": str(release.folder),
+        "merged": tables.merged,
+        "without_query": tables.without_query,
+        "missing": missing,
+    }
+    disk.write_json(folder / RECORD, record)
     sides = {
         "corpus": [(id, item) for item, id in tables.corpus.items()],
         "queries": tables.queries,
@@ -70,18 +76,8 @@ def build(
     disk.write_rows(folder / "jsonl" / "instances.jsonl", tables.instances)
     if entry.name not in uvrb.DATASETS:
         disk.write_json(folder / "dataset.json", loaders.own_fields(entry.facts))
-    built = Built(
-        loaders.load(root, entry.name), missing, tables.merged, tables.without_query
-    )
-    record = {
-        "input": str(release.folder),
-        "whole": True,
-        "merged": built.merged,
-        "without_query": built.without_query,
-        "missing": missing,
-    }
-    disk.write_json(folder / _RECORD, record)
-    return built
+    data = loaders.load(root, entry.name)
+    return Built(data, missing, tables.merged, tables.without_query)
 
 
 def tabulate(entry: Entry, title: str, release: Release) -> Tables:

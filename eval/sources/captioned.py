@@ -44,7 +44,9 @@ def _didemo(release: Release) -> Rows:
     for _, row in release.rows(*files):
         # Names hold a hash of the video, so that they are unique without folders.
         name = str(row.get("video", "")).rsplit("/", 1)[-1]
-        texts.setdefault(name, []).append(row.get("description") or row["caption"])
+        texts.setdefault(name, []).append(
+            row.get("description") or row.get("caption") or ""
+        )
     listed = None
     if release.has("test_list.txt"):
         lines = release.lines("test_list.txt")

@@ -13,6 +13,7 @@ from eval.sources.entry import Entry, Rows, Side, Source
 from eval.sources.release import Release
 from gve_jax.types import UserError
 
+_TABLES = ("{}/*.parquet", "{}*.parquet", "{}*.jsonl")
 _TASKS = {"image": "ti2v", "video": "tv2v"}
 _ENDINGS = {"image": (".jpg", ".jpeg", ".png"), "video": (".mp4",)}
 
@@ -26,7 +27,7 @@ def rows(release: Release, kind: str) -> Rows:
     task = _TASKS[kind]
     if release.has(f"*_{task}.json"):
         return _original(release, kind, f"*_{task}.json")
-    if any(release.has(f"{task}-qrels{rest}") for rest in ("/*.parquet", "*.jsonl")):
+    if any(release.has(table.format(f"{task}-qrels")) for table in _TABLES):
         return _mteb(release, kind, task)
     return _mmeb(release, kind)
 
@@ -69,8 +70,7 @@ def _mmeb(release: Release, kind: str) -> Rows:
 
 def _mteb(release: Release, kind: str, task: str) -> Rows:
     def table(name: str) -> Rows:
-        patterns = (f"{name}/*.parquet", f"{name}*.parquet", f"{name}*.jsonl")
-        return release.rows(*patterns)
+        return release.rows(*(pattern.format(name) for pattern in _TABLES))
 
     paths = {}
     for where, row in table("corpus"):

@@ -210,7 +210,7 @@ class Release:
             number = 0
             try:
                 with pq.ParquetFile(path) as file:
-                    for batch in file.iter_batches(64):
+                    for batch in file.iter_batches(16):
                         for row in batch.to_pylist():
                             number += 1
                             yield f"{path}:{number}", row
