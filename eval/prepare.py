@@ -49,7 +49,8 @@ def _build() -> None:
             reason = lacks.get(name, f"choose from {', '.join(entries)}")
             raise UserError(f"--datasets: {_SOURCE.value} cannot give {name}: {reason}")
     root = pathlib.Path(_OUTPUT.value)
-    release = Release(_INPUT.value, root / "unpacked" / _SOURCE.value)
+    unpacked = root / "unpacked" / _SOURCE.value
+    release = Release(_INPUT.value, unpacked, source.get)
     for name in chosen:
         entry = entries[name]
         if _TEXT.value:

@@ -52,7 +52,7 @@ def _parquet(path: pathlib.Path, rows: list[dict]):
 def _build(here, name, copy=False, entry=None):
     root = here.parent / "root"
     source = next(s for s in SOURCES.values() if ENTRIES[name] in s.entries)
-    release = Release(here, root / "unpacked")
+    release = Release(here, root / "unpacked", source.get)
     return build(entry or ENTRIES[name], source.title, release, root, copy)
 
 
@@ -548,7 +548,7 @@ def test_files_of_another_origin_are_not_overwritten(here):
 
 def test_media_are_found_by_all_of_what_names_them(here):
     _touch(here, "x/1.mp4", "y/1.mp4", "y/1.jpg", "z/2.avi", "2.mp4")
-    release = Release(here, here.parent / "unpacked")
+    release = Release(here, here.parent / "unpacked", "")
     assert release.find("y/1.mp4", "video").name == "y/1.mp4"
     assert release.find("1", "image").name == "y/1.jpg"
     assert release.find("2.avi", "video").name == "z/2.avi"  # the named ending first
@@ -557,7 +557,7 @@ def test_media_are_found_by_all_of_what_names_them(here):
     with pytest.raises(UserError, match=r"x/1.mp4 and y/1.mp4 both answer to '1.mp4'"):
         release.find("1.mp4", "video")
     (here / "loop").symlink_to(here)  # a link to itself ends
-    assert Release(here, here.parent / "unpacked").find("2.avi", "video")
+    assert Release(here, here.parent / "unpacked", "").find("2.avi", "video")
 
 
 @pytest.mark.parametrize("value", ["../a.mp4", "/etc/passwd", "x/../../a.mp4"])
@@ -569,8 +569,10 @@ def test_paths_that_leave_the_folder_are_refused(here, value):
 
 def test_faults_of_a_release(here):
     with pytest.raises(UserError, match=r"--input: no folder .*none"):
-        Release(here / "none", here)
-    with pytest.raises(UserError, match=r"none of metadata.json is below"):
+        Release(here / "none", here, "")
+    with pytest.raises(
+        UserError, match=r"none of metadata.json is below .* hub data set MCG-NJU"
+    ):
         _build(here, "CRB-S")
     (here / "VDC_1k.jsonl").write_text('{"video_name": "a"}\n{"video_n')
     with pytest.raises(UserError, match=r"VDC_1k.jsonl:2: no JSON"):

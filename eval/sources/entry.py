@@ -88,12 +88,13 @@ class Source(NamedTuple):
 
 
 def _fill(template: str, row: dict) -> list[str]:
-    columns = [_column(row, field.split("|")) for field in _FIELD.findall(template)]
-    literals = _FIELD.sub("\0", template).split("\0")
-    return [
-        "".join(map(str.__add__, literals, (*values, "")))
-        for values in itertools.product(*columns)
+    # Literals and, between them, names of columns.
+    parts = _FIELD.split(template)
+    choices = [
+        _column(row, part.split("|")) if i % 2 else [part]
+        for i, part in enumerate(parts)
     ]
+    return ["".join(values) for values in itertools.product(*choices)]
 
 
 def _column(row: dict, names: list[str]) -> list[str]:

@@ -24,7 +24,7 @@ _VIDEO = (
 _IMAGE = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 _KINDS = {"video": _VIDEO, "image": _IMAGE}
 _TABLES = (".json", ".jsonl", ".csv", ".txt", ".parquet")
-_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".7z", ".rar", ".part")
+_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".7z", ".rar")
 _BLOCK = 1 << 20
 
 
@@ -73,14 +73,15 @@ class Release:
     Args:
       folder: of one source; media may lie at any depth, links are followed.
       unpacked: where readers keep media that are no files yet.
+      get: where the release is to be had, for messages.
 
     Raises:
       UserError: no such folder, or a broken tar file in it.
     """
 
-    def __init__(self, folder: str | os.PathLike, unpacked: pathlib.Path):
+    def __init__(self, folder: str | os.PathLike, unpacked: pathlib.Path, get: str):
         self.folder = pathlib.Path(folder).absolute()
-        self.unpacked = unpacked
+        self.unpacked, self.get = unpacked, get
         self.corpus = rows.Corpus(self.folder, self.folder, 0)
         self.archives: list[str] = []  # that are still packed
         self._stored: dict[str, Stored] = {}  # by name
@@ -136,8 +137,8 @@ class Release:
             if found:
                 return sorted(found)
         raise UserError(
-            f"--input: none of {', '.join(patterns)} is below {self.folder}; fetch the "
-            "source's annotations (docs/uvrb_data.md says which)"
+            f"--input: none of {', '.join(patterns)} is below {self.folder}; the "
+            f"source is {self.get}"
         )
 
     def find(self, value: str, kind: str) -> Stored | None:
@@ -163,8 +164,7 @@ class Release:
         best = ranked[min(ranked)] if ranked else []
         if not best:
             return None
-        sizes = {self._size(n) for n in best} if len(best) > 1 else {0}
-        if len(sizes) > 1:
+        if len(best) > 1 and len({self._size(name) for name in best}) > 1:
             raise UserError(
                 f"{self.folder}: {best[0]} and {best[1]} both answer to {value!r} and "
                 "differ; remove the one that is not meant"
