@@ -297,6 +297,6 @@ def _call(command: list[str], log: pathlib.Path, tick: Callable[[], None]) -> No
     if child.returncode:
         last = log.read_text(encoding="utf-8", errors="replace").split("\n")[-2:-1]
         raise UserError(
-            f"{log}: this command failed with code {child.returncode}, its last line "
-            f"being: {''.join(last)}"
+            f"a command of the study failed with code {child.returncode}, see {log}: "
+            f"{''.join(last)}"
         )
