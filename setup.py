@@ -21,7 +21,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["gve_jax", "gve_jax.*"]),
-    package_data={"gve_jax.train": ["report.html"]},
+    package_data={"gve_jax": ["page.html"], "gve_jax.train": ["report.html"]},
     install_requires=[
         # flax.nnx of this day does not import on jax 0.11.
         "jax>=0.10.2,<0.11",
@@ -52,6 +52,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+        "clip": ["torch>=2.6"],  # eval/encoders/clip.py
         "tensorboard": ["tensorboardX>=2.6,<3"],
         "wandb": ["wandb>=0.30,<1"],
         "synthesis": SYNTHESIS,

@@ -1,33 +1,41 @@
-"""Evaluate a checkpoint on UVRB; started again, it goes on where it stopped.
+"""Evaluate an encoder on UVRB; started again, it goes on where it stopped.
 
 python -m eval --config=configs/uvrb_mini.py --checkpoint=runs/quickstart/train \
     --output=runs/quickstart/eval --datasets=MSRVTT,CRB-T
+
+Instead of --checkpoint: --encoder=package.module:factory, or --vectors=FOLDER.
 """
 
 import pathlib
+import shlex
+import sys
 
 from absl import flags
 from ml_collections import config_flags
 
 from eval import loaders
+from eval.encoders.flags import encoder_from_flags, named
 from eval.run import read, run
+from gve_jax import distributed
 from gve_jax import main as command
-from gve_jax.embed import Embedder
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir, folder or hub id.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of results and report.")
 _DATASETS = flags.DEFINE_list("datasets", None, "Names; default: eval.datasets.")
 
 
 def main(_: list[str]) -> None:
     config = _CONFIG.value
-    names = loaders.names(_DATASETS.value or config.eval.datasets)
-    sets = read(config, names)
-    embedder = Embedder.from_checkpoint(
-        _CHECKPOINT.value, weights=config.model.param_dtype or None, config=config
+    distributed.initialize()
+    sets = read(
+        config,
+        loaders.names(_DATASETS.value or config.eval.datasets, config.eval.root),
     )
-    results = run(config, sets, embedder, _OUTPUT.value, _CHECKPOINT.value)
+    encoder = encoder_from_flags(config)
+    asked = shlex.join(["python", "-m", "eval", *sys.argv[1:]])
+    results = run(config, sets, encoder, _OUTPUT.value, named(), asked)
+    if results is None:
+        return
     for name, row in results["datasets"].items():
         print(
             f"{name:<12} {row['metric']:<12} {row['score']:.3f}  "
@@ -40,4 +48,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, required=("config", "checkpoint", "output"))
+    command.run(main, required=("config", "output"))

@@ -21,7 +21,7 @@ def evaluator(config: ml_collections.ConfigDict) -> Callable[[Embedder], Evaluat
     Raises:
       UserError: the datasets or their media are not as they should be.
     """
-    sets = run.read(config, loaders.names(config.eval.datasets))
+    sets = run.read(config, loaders.names(config.eval.datasets, config.eval.root))
 
     def evaluate(embedder: Embedder) -> Evaluation:
         with tempfile.TemporaryDirectory() as folder:

@@ -3,14 +3,21 @@
 import json
 import os
 import pathlib
+import platform
 import sys
 
+import jax
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 
-from eval import loaders, report, vectors
+import gve_jax
+from eval import cache, loaders, report, vectors
 from eval.datasets import RetrievalSet
+from eval.encoders.precomputed import Precomputed
+from eval.encoders.protocol import Encoder
 from eval.summary import score, summarise
+from gve_jax import media
 from gve_jax.disk import replace
 from gve_jax.types import UserError
 
@@ -38,36 +45,73 @@ def read(config: ml_collections.ConfigDict, names: list[str]) -> list[RetrievalS
                 "with --config.eval.allow_missing=True"
             )
         if config.eval.check_counts and not data.published_size:
-            print(
-                f"warning: {data.name}: {len(data.queries)} queries and "
-                f"{len(data.corpus)} corpus items, published "
-                f"{data.facts.num_queries} and {data.facts.num_corpus}",
-                file=sys.stderr,
-            )
+            print(f"warning: {data.name}: {data.differences()}", file=sys.stderr)
     return sets
 
 
 def run(
     config: ml_collections.ConfigDict,
     sets: list[RetrievalSet],
-    embedder,
+    encoder: Encoder | Precomputed,
     output: str | os.PathLike,
     checkpoint: str = "",
-) -> dict:
-    """Evaluates `embedder` and writes results, report and rankings to `output`.
+    command: str = "",
+) -> dict | None:
+    """Evaluates `encoder` and writes results, report and rankings to `output`.
 
-    Returns what results.json holds. Raises UserError if media cannot be read.
+    Several processes embed together; then the first does the rest.
+
+    Args:
+      config: its `eval` section and `seed` count.
+      sets: from `read`.
+      encoder: see `eval.encoders`.
+      output: folder, made if needed.
+      checkpoint: what the encoder was made from, to be shown.
+      command: that it was asked for with, to be shown.
+
+    Returns:
+      What results.json holds; None in all processes but the first.
+
+    Raises:
+      UserError: media cannot be read, or the folder cannot be written.
     """
     output = pathlib.Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"--output: cannot write {output} ({e.strerror})") from None
-    sides = vectors.embed(
-        sets, embedder, output / "embeddings", config.eval.allow_missing
-    )
+    if isinstance(encoder, Precomputed):
+        sides = encoder.sides(sets, config.eval.allow_missing)
+    else:
+        folder = cache.folder(config, output)
+        sides = vectors.embed(sets, encoder, folder, config.eval.allow_missing)
+    results = None
+    if jax.process_index() == 0:
+        kind = type(encoder)
+        provenance = {
+            "encoder": f"{kind.__module__}.{kind.__qualname__}",
+            "checkpoint": checkpoint,
+            "command": command,
+            "versions": {
+                "gve_jax": gve_jax.__version__,
+                "jax": jax.__version__,
+                "numpy": np.__version__,
+                "decoder": media.DECODER,
+                "python": platform.python_version(),
+            },
+        }
+        results = _write(config, sets, encoder, output, sides, provenance)
+    if jax.process_count() > 1:  # nobody leaves before the results are there
+        multihost_utils.sync_global_devices("evaluated")
+    return results
+
+
+def _write(config, sets, encoder, output, sides, provenance) -> dict:
     outcomes = score(sets, sides, config.eval.bootstrap, config.seed)
-    results = summarise(outcomes) | {"contract": embedder.contract.to_json()}
+    results = summarise(outcomes) | {
+        "contract": encoder.contract.to_json(),
+        "provenance": provenance,
+    }
     _write_rankings(output / "rankings", sets, outcomes)
     failures = [
         {"dataset": name, "side": side, "id": item, "reason": reason}
@@ -75,7 +119,12 @@ def run(
     ]
     replace(output / "missing.jsonl", _jsonl(failures))
     page = report.render(
-        sets, outcomes, results, checkpoint, failures, shown=config.eval.gallery
+        sets,
+        outcomes,
+        results,
+        provenance["checkpoint"],
+        failures,
+        shown=config.eval.gallery,
     )
     replace(output / "report.html", page.encode())
     # Last: with it, the folder is whole.

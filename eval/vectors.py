@@ -1,28 +1,17 @@
-"""Embeds every distinct content of the benchmark once, and keeps the vectors.
+"""The vectors of whole datasets, each distinct content embedded once."""
 
-Each side of each dataset is one file, embeddings/NAME.SIDE.npz, with the contract and
-a hash of its items: an interrupted run goes on where it stopped, and vectors of another
-checkpoint or of changed items are made anew.
-"""
-
-import hashlib
-import json
-import os
 import pathlib
 import sys
-import zipfile
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from eval.cache import Cache
 from eval.datasets import RetrievalSet
+from eval.encoders.protocol import Encoder
 from gve_jax import media
-from gve_jax.contract import Contract
-from gve_jax.disk import replace
 from gve_jax.types import Item, UserError
-
-# Items embedded between two writes: what an interruption loses at most.
-_CHUNK = 2048
 
 
 class Sides(NamedTuple):
@@ -35,17 +24,20 @@ class Sides(NamedTuple):
 
 
 def embed(
-    sets: list[RetrievalSet], embedder, folder: pathlib.Path, allow_missing: bool
+    sets: list[RetrievalSet],
+    encoder: Encoder,
+    folder: pathlib.Path,
+    allow_missing: bool,
 ) -> Sides:
     """Vectors of all queries and corpora.
 
     Args:
-      embedder: a `gve_jax.embed.Embedder`.
-      folder: where the vectors are kept; made if needed.
+      encoder: see `eval.encoders.protocol`.
+      folder: of the cache; see `eval.cache`.
 
     Raises:
-      UserError: media could not be read and `allow_missing` is false. The vectors
-        made until then are kept.
+      UserError: media could not be read and `allow_missing` is false, or the folder
+        cannot be written. The vectors made until then are kept.
     """
     absent = {path for data in sets for _, path in data.missing}
     sides = {
@@ -53,52 +45,48 @@ def embed(
         for data in sets
         for side, items in (("queries", data.queries), ("corpus", data.corpus))
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    hashes = _Hashes(folder / "files.json")
-    keys = {at: [_key(i, absent, hashes) for i in sides[at]] for at in sides}
-    hashes.save()
-    item_of = {k: i for at in sides for k, i in zip(keys[at], sides[at], strict=True)}
-    item_of.pop(None, None)
-
-    store: dict[str, np.ndarray] = {}
-    for at in sides:
-        kept = _read(_path(folder, at), embedder.contract, _digest(sides[at], keys[at]))
-        if kept is not None:
-            whole = ~np.isnan(kept).any(1)
-            store |= {
-                k: v for k, v, ok in zip(keys[at], kept, whole, strict=True) if ok
-            }
-    todo = [k for k in item_of if k not in store]
+    cache = Cache(folder, encoder)
+    named = (p for items in sides.values() for i in items for p in (i.image, i.video))
+    cache.learn(p for p in named if p and p not in absent)
+    keys = {at: [_key(cache, absent, i) for i in items] for at, items in sides.items()}
+    item_of = {
+        key: item
+        for at, items in sides.items()
+        for key, item in zip(keys[at], items, strict=True)
+        if isinstance(key, bytes)
+    }
+    todo = sum(map(cache.lacks, item_of))
     stats = {
         "items": sum(map(len, sides.values())),
         "distinct": len(item_of),
-        "reused": len(item_of) - len(todo),
-        "embedded": len(todo),
+        "reused": len(item_of) - todo,
+        "embedded": todo,
     }
+    done = cache.fill(item_of)
+    if done.items:
+        print(f"embed: {done}", file=sys.stderr, flush=True)
 
-    reasons: dict[str, str] = {}
-    for start in range(0, len(todo), _CHUNK):
-        chunk = todo[start : start + _CHUNK]
-        name = "embed" if len(todo) <= _CHUNK else f"embed from {start}/{len(todo)}"
-        result = embedder.embed([item_of[k] for k in chunk], desc=name)
-        print(f"{name}: {result.stats}", file=sys.stderr, flush=True)
-        reasons |= {chunk[i]: reason for i, reason in result.failures.items()}
-        for i, k in enumerate(chunk):
-            if i not in result.failures:
-                store[k] = result.vectors[i]
-        fresh = set(chunk)
-        for at in sides:
-            if not fresh.isdisjoint(keys[at]):
-                vectors = _gather(keys[at], store, embedder.dim)
-                digest = _digest(sides[at], keys[at])
-                _write(_path(folder, at), vectors, embedder.contract, digest)
+    tables, failures = {}, {}
+    for at, items in sides.items():
+        table = np.full((len(items), encoder.dim), np.nan, np.float32)
+        for row, item, key in zip(table, items, keys[at], strict=True):
+            found = cache.get(key) if isinstance(key, bytes) else key
+            if isinstance(found, str):
+                failures[*at, item.id] = found
+            else:
+                row[:] = found
+        tables[at] = table
+    require(failures, allow_missing)
+    return Sides(
+        {name: v for (name, side), v in tables.items() if side == "queries"},
+        {name: v for (name, side), v in tables.items() if side == "corpus"},
+        failures,
+        stats,
+    )
 
-    failures = {
-        (*at, item.id): "no such file" if k is None else reasons[k]
-        for at in sides
-        for item, k in zip(sides[at], keys[at], strict=True)
-        if k is None or k in reasons
-    }
+
+def require(failures: Mapping[tuple[str, str, str], str], allow_missing: bool) -> None:
+    """Raises UserError if there are failures and they are not allowed."""
     if failures and not allow_missing:
         (name, side, item), reason = next(iter(failures.items()))
         raise UserError(
@@ -106,84 +94,13 @@ def embed(
             f"{len(failures)}: mend the files, or count such items as wrong with "
             "--config.eval.allow_missing=True"
         )
-    gathered = {at: _gather(keys[at], store, embedder.dim) for at in sides}
-    return Sides(
-        {name: v for (name, side), v in gathered.items() if side == "queries"},
-        {name: v for (name, side), v in gathered.items() if side == "corpus"},
-        failures,
-        stats,
-    )
 
 
-class _Hashes:
-    """SHA-256 of files, remembered by size and time: the real sets are 490 GB."""
-
-    def __init__(self, path: pathlib.Path):
-        self._path = path
-        try:
-            self._known = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            self._known = {}
-        self._used: dict[str, list] = {}
-
-    def __call__(self, path: str) -> str:
-        if path not in self._used:
-            stat = os.stat(path)
-            state = [stat.st_size, stat.st_mtime_ns]
-            known = self._known.get(path, [])
-            digest = known[2] if known[:2] == state else media.content_key(path)
-            self._used[path] = [*state, digest]
-        return self._used[path][2]
-
-    def save(self) -> None:
-        replace(self._path, json.dumps(self._used).encode())
-
-
-def _key(item: Item, absent: set[str], hashes: _Hashes) -> str | None:
-    """Equal for items that embed equally; None if media is not there."""
+def _key(cache: Cache, absent: set[str], item: Item) -> bytes | str:
+    """An item's key, or why it has none."""
     if item.image in absent or item.video in absent:
-        return None
-    content = item._replace(
-        id="",
-        image=item.image and hashes(item.image),
-        video=item.video and hashes(item.video),
-    )
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _digest(items, keys) -> str:
-    rows = [[item.id, key] for item, key in zip(items, keys, strict=True)]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _gather(keys, store, dim) -> np.ndarray:
-    vectors = np.full((len(keys), dim), np.nan, np.float32)
-    for row, key in zip(vectors, keys, strict=True):
-        if key in store:
-            row[:] = store[key]
-    return vectors
-
-
-def _path(folder: pathlib.Path, at: tuple[str, str]) -> pathlib.Path:
-    return folder / f"{at[0]}.{at[1]}.npz"
-
-
-def _write(path, vectors: np.ndarray, contract: Contract, digest: str) -> None:
-    partial = path.with_name(f".{path.stem}.partial.npz")
-    np.savez(
-        partial, vectors=vectors, contract=json.dumps(contract.to_json()), items=digest
-    )
-    os.replace(partial, path)
-
-
-def _read(path, contract: Contract, digest: str) -> np.ndarray | None:
-    """The vectors kept, or None where there are none of this contract and items."""
+        return "no such file"
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            same = (
-                json.loads(str(kept["contract"])) == contract.to_json()
-                and str(kept["items"]) == digest
-            )
-            return kept["vectors"] if same else None
-    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
+        return cache.key(item)
+    except media.MediaError as e:
+        return str(e)

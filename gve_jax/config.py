@@ -210,8 +210,16 @@ def default_config() -> ml_collections.ConfigDict:
     # Devices along each axis; -1 takes those left over.
     c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=-1, tensor=1, sequence=1))
 
-    # Tokens of a full batch on one device: items are packed to it.
-    c.embed = ml_collections.ConfigDict(dict(tokens=8192))
+    c.embed = ml_collections.ConfigDict(
+        dict(
+            tokens=8192,  # of a full batch on one device: items are packed to it
+            # Processes that read media, which can be killed; 0: threads of this
+            # process; -1: a process for each core where a call has 256 media or more.
+            decode_workers=-1,
+            decode_timeout_s=180.0,  # seconds of one item in a process
+            decode_memory_mb=4096,  # megabytes that a process may hold; on Linux
+        )
+    )
 
     c.eval = ml_collections.ConfigDict(
         dict(
@@ -223,6 +231,8 @@ def default_config() -> ml_collections.ConfigDict:
             # it, shows it, and takes the queries that need it as wrong.
             allow_missing=False,
             check_counts=True,  # warn where sizes differ from the published ones
+            # Folder of the vectors, which runs may share; empty: OUTPUT/embeddings.
+            cache="",
         )
     )
     return c

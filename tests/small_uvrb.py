@@ -12,6 +12,7 @@ from PIL import Image
 
 from gve_jax import media
 from gve_jax.contract import Contract
+from gve_jax.embed import EmbedResult, EmbedStats
 from gve_jax.types import Item
 
 DIM = 16
@@ -84,9 +85,8 @@ def write_dataset(
     return folder
 
 
-class Result:
-    def __init__(self, vectors, failures):
-        self.vectors, self.failures, self.stats = vectors, failures, {}
+def Result(vectors, failures) -> EmbedResult:
+    return EmbedResult(vectors, failures, EmbedStats(len(vectors), 0.0, 0, 0, 0))
 
 
 class FakeEmbedder:

@@ -13,7 +13,7 @@ import pytest
 
 from gve_jax.config import default_config
 from gve_jax.data.records import read_items
-from gve_jax.embed import Embedder, embed_to_folder, store
+from gve_jax.embed import Embedder, embed_to_folder, log
 from gve_jax.train.loop import train
 from gve_jax.types import Item, UserError
 from tests import tiny
@@ -213,7 +213,7 @@ def test_changed_base_weights_are_refused(media, tmp_path):
 def test_an_interrupted_run_resumes(items_file, embedder, tmp_path, monkeypatch):
     items = read_items(items_file)
     whole = embed_to_folder(embedder, items, tmp_path / "whole").vectors
-    monkeypatch.setattr(store, "PIECE", 6)
+    monkeypatch.setattr(log, "PIECE", 6)
     real, calls = embedder.embed, []
 
     def interrupted(part, name):
@@ -232,7 +232,9 @@ def test_an_interrupted_run_resumes(items_file, embedder, tmp_path, monkeypatch)
         embedder, "embed", lambda part, name: rest.append(part) or real(part, name)
     )
     got = embed_to_folder(embedder, items, tmp_path / "out")
-    assert [item.id for part in rest for item in part] == [i.id for i in items[6:]]
+    # "c" is "a" once more.
+    left = [item.id for item in items[6:] if item.id != "c"]
+    assert [item.id for part in rest for item in part] == left
     np.testing.assert_allclose(got.vectors, whole, atol=BOUND, rtol=0)
     assert read(tmp_path / "out")[1] == read(tmp_path / "whole")[1]
     assert not (tmp_path / "out" / "pieces").exists()
@@ -242,7 +244,7 @@ def test_pieces_of_other_items_are_not_taken(
     items_file, embedder, tmp_path, monkeypatch
 ):
     items = read_items(items_file)
-    monkeypatch.setattr(store, "PIECE", 1)
+    monkeypatch.setattr(log, "PIECE", 1)
     real = embedder.embed
     left = [1]
 
@@ -263,7 +265,7 @@ def test_pieces_of_other_items_are_not_taken(
 
 
 def test_failures_come_back_in_their_places(media, embedder, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "PIECE", 2)
+    monkeypatch.setattr(log, "PIECE", 2)
     texts = [Item(str(i), text=f"number {i}") for i in range(5)]
     items = [*texts[:3], Item("bad", video=str(media / "broken.mp4")), *texts[3:]]
     first = embed_to_folder(embedder, items, tmp_path)
@@ -306,7 +308,7 @@ def test_folders_that_cannot_be_used(workdir, embedder, media):
     items = [Item("a", text="red")]
     with pytest.raises(UserError, match="is a checkpoint"):
         embed_to_folder(embedder, items, workdir)
-    with pytest.raises(UserError, match=r"red-left.mp4: cannot be written"):
+    with pytest.raises(UserError, match="red-left.mp4.*: cannot be written"):
         embed_to_folder(embedder, items, media / "red-left.mp4")
 
 

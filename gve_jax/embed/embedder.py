@@ -4,8 +4,7 @@ import collections
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,10 +16,10 @@ from gve_jax import build, sharding
 from gve_jax.config import default_config
 from gve_jax.contract import Contract
 from gve_jax.main import COMPILED
-from gve_jax.preprocess import Packed, Processor, collate_packed
+from gve_jax.preprocess import Packed, Processor, Reader, collate_packed
 from gve_jax.progress import ProgressLine
 from gve_jax.restore import restore
-from gve_jax.types import Encoded, Item
+from gve_jax.types import Item
 
 
 class EmbedStats(NamedTuple):
@@ -32,17 +31,27 @@ class EmbedStats(NamedTuple):
     tokens_padded: int  # of all batches, padding included
     compiled: int  # shapes compiled by this embedder so far
 
+    def plus(self, other: "EmbedStats") -> "EmbedStats":
+        """Of this call and a later one."""
+        sums = (a + b for a, b in zip(self[:4], other[:4], strict=True))
+        return EmbedStats(*sums, other.compiled)
+
     def __str__(self) -> str:
         rate = self.items / self.seconds if self.seconds else 0.0
-        waste = 1 - self.tokens_used / self.tokens_padded if self.tokens_padded else 0.0
+        text = f"{self.items} items, {rate:.1f} items/s"
+        if not self.tokens_padded:  # of an encoder that does not count them
+            return text
         return (
-            f"{self.items} items, {rate:.1f} items/s, {waste:.1%} of token slots were "
-            f"padding, {self.compiled} shapes compiled"
+            f"{text}, {1 - self.tokens_used / self.tokens_padded:.1%} of token slots "
+            f"were padding, {self.compiled} shapes compiled"
         )
 
 
 class EmbedResult(NamedTuple):
-    """`vectors`: float32 [n, d], unit rows; NaN where `failures` names the row."""
+    """`vectors`: float32 [n, d], unit rows; NaN where `failures` names the row.
+
+    A reason that is a `gve_jax.preprocess.Lost` may be another one next time.
+    """
 
     vectors: np.ndarray
     failures: dict[int, str]
@@ -62,18 +71,25 @@ class Embedder:
         tokens: int,
         mesh: jax.sharding.Mesh,
         exact: bool = False,
+        reader: Reader | None = None,
     ):
-        """`tokens` are those of a full batch on one device; see `from_checkpoint`."""
+        """`tokens` are those of a full batch on one device; see `from_checkpoint`.
+
+        `reader` calls `processor.try_encode`; None: in threads.
+        """
         self.contract = contract
         self.dim = contract.dim
         self._processor = processor
         self._tokens, self._exact = tokens, exact
         self._mesh = mesh
+        self._reader = reader or Reader(processor.try_encode)
         self._batch_sharding = sharding.batch_sharding(mesh)
         self._ways = sharding.batch_ways(mesh)
         self.params = params  # may be set to others of the same shapes
-        # Of several processes each embeds all items, and needs all vectors.
-        whole = sharding.replicated(mesh) if jax.process_count() > 1 else None
+        # Whether a call is one of several processes together: each makes it with the
+        # same items, and gets all vectors.
+        self.collective = not self._batch_sharding.is_fully_addressable
+        whole = sharding.replicated(mesh) if self.collective else None
         self._function = jax.jit(
             lambda p, x: nnx.merge(graphdef, p)(x), out_shardings=whole
         )
@@ -87,6 +103,7 @@ class Embedder:
         weights: str | None = None,
         config: ConfigDict | None = None,
         exact: bool = False,
+        devices: Sequence[jax.Device] | None = None,
     ) -> "Embedder":
         """Loads a training workdir, a Hugging Face or PEFT folder, or a hub id.
 
@@ -103,6 +120,8 @@ class Embedder:
           exact: each item is computed alone, in a shape that depends on it only, so
             that its vector is the same to the last bit whatever else is embedded;
             slower for short items.
+          devices: that the mesh is made of; None: all, of all processes. With
+            `jax.local_devices()` a process embeds on its own.
 
         Raises:
           UserError: nothing loadable there, or the weights that a workdir builds upon
@@ -110,7 +129,8 @@ class Embedder:
         """
         if jax.config.jax_compilation_cache_dir is None:
             jax.config.update("jax_compilation_cache_dir", COMPILED)
-        mesh = sharding.make_mesh((config or default_config()).mesh)
+        here = config or default_config()
+        mesh = sharding.make_mesh(here.mesh, devices)
         found = restore(
             checkpoint,
             dtype=dtype,
@@ -118,16 +138,23 @@ class Embedder:
             config=config,
             mesh=mesh,
         )
+        processor = build.make_processor(
+            found.config, found.tokenizer, found.contract, found.model_config
+        )
         return cls(
             found.graphdef,
             found.params,
-            build.make_processor(
-                found.config, found.tokenizer, found.contract, found.model_config
-            ),
+            processor,
             found.contract,
             tokens=(config or found.config).embed.tokens,
             mesh=mesh,
             exact=exact,
+            reader=Reader(
+                processor.try_encode,
+                here.embed.decode_workers,
+                here.embed.decode_timeout_s,
+                here.embed.decode_memory_mb,
+            ),
         )
 
     @property
@@ -183,19 +210,17 @@ class Embedder:
                     launch(waiting.pop(key))
 
         line = ProgressLine(desc, len(distinct), "items") if progress else None
+        reading = self._reader.ahead([items[i] for i in distinct])
         with (
             line or contextlib.nullcontext(),
-            ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as pool,
+            contextlib.closing(reading),
         ):
-            for i, encoded in _in_order(
-                pool, self._processor.try_encode, items, distinct
-            ):
+            for i, encoded in zip(distinct, reading, strict=True):
                 if isinstance(encoded, str):
                     failures[i] = encoded
                 else:
-                    item = items[i]
-                    cut = (item.start, item.end, item.frame_order)
-                    media = (item.image, item.video, *cut)
+                    # All that decides its media's tokens.
+                    media = items[i]._replace(text=None, instruction=None).content
                     take(packer.add(i, encoded, media))
                     if self._exact:
                         take(packer.flush())
@@ -216,18 +241,3 @@ class Embedder:
             len(items), time.monotonic() - start, used, padded, self.compiled
         )
         return EmbedResult(vectors, failures, stats)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, read, items: Sequence[Item], rows: Sequence[int]
-) -> Iterator[tuple[int, Encoded | str]]:
-    """Reads ahead by a bounded window: memory does not grow with the item count."""
-    pending: collections.deque = collections.deque()
-    for i in rows:
-        pending.append((i, pool.submit(read, items[i])))
-        if len(pending) > 64:
-            first, future = pending.popleft()
-            yield first, future.result()
-    while pending:
-        first, future = pending.popleft()
-        yield first, future.result()

@@ -1,6 +1,10 @@
 """Flags that commands which embed have in common, and the embedder they name."""
 
+from collections.abc import Sequence
+
+import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 from gve_jax.config import default_config
 from gve_jax.embed.embedder import Embedder
@@ -32,21 +36,28 @@ _PRESET = flags.DEFINE_string(
 )
 
 
-def embedder_from_flags(exact: bool = False) -> Embedder:
-    """Raises UserError as `Embedder.from_checkpoint`, and for a workdir's preset."""
-    config = None
+def embedder_from_flags(
+    config: ConfigDict | None = None,
+    exact: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+) -> Embedder:
+    """The embedder of the flags; the arguments are those of `from_checkpoint`.
+
+    Raises UserError as that does, and for a workdir's preset.
+    """
     if _PRESET.value:
         if is_workdir(_CHECKPOINT.value):
             raise UserError(
                 f"--preset={_PRESET.value}: {_CHECKPOINT.value} is a training workdir, "
                 "which embeds as it was trained; leave the flag out"
             )
-        config = default_config()
+        config = default_config() if config is None else config
         config.preprocess.preset = _PRESET.value
     return Embedder.from_checkpoint(
         _CHECKPOINT.value,
         dtype=_DTYPE.value,
-        weights=_WEIGHTS.value,
+        weights=_WEIGHTS.value or (config and config.model.param_dtype) or None,
         config=config,
         exact=exact,
+        devices=devices,
     )

@@ -1,4 +1,4 @@
-"""Embeddings on disk: written in pieces, resumed, and never mixed across contracts.
+"""Embeddings on disk: resumed, and never mixed across contracts.
 
 FOLDER/
   embeddings.npy   float32 [n, d], unit rows
@@ -19,10 +19,8 @@ import numpy as np
 from gve_jax.contract import Contract
 from gve_jax.disk import replace
 from gve_jax.embed.embedder import Embedder, EmbedResult, EmbedStats
+from gve_jax.embed.log import VectorLog
 from gve_jax.types import Item, UserError
-
-# Items between two saves of an unfinished run.
-PIECE = 2048
 
 
 def embed_to_folder(
@@ -31,7 +29,7 @@ def embed_to_folder(
     folder: str | os.PathLike,
     desc: str = "embed",
 ) -> EmbedResult:
-    """Embeds `items` into `folder`, going on from an interrupted call's pieces.
+    """Embeds `items` into `folder`, going on from what an interrupted call left.
 
     A finished folder of the same items and contract is read back. Items are compared
     by id and content, media by path, size and time of change. If no item can be read,
@@ -42,51 +40,33 @@ def embed_to_folder(
         something else, or cannot be written.
     """
     folder = pathlib.Path(folder)
-    key = _items_key(items)
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(item.id.encode() + b"\0" + _item_key(item))
+    whole = digest.hexdigest()
     if (folder / "contract.json").exists():
         if not (folder / "items.sha256").exists():
             raise UserError(f"{folder} is a checkpoint, not embeddings: use a new one")
         there = Contract.load(folder / "contract.json")
         there.require_equal(embedder.contract, str(folder), "this checkpoint")
-        if (folder / "items.sha256").read_text().strip() != key:
+        if (folder / "items.sha256").read_text().strip() != whole:
             raise UserError(f"{folder} holds the vectors of other items: use a new one")
         return _read_back(folder, items)
 
-    pieces = folder / "pieces"
-    try:
-        pieces.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"{folder}: cannot be written ({e.strerror})") from None
-    head = {"items": key, "contract": embedder.contract.to_json()}
-    head_file = pieces / "head.json"
-    if head_file.exists() and json.loads(head_file.read_text()) != head:
-        shutil.rmtree(pieces)  # of an unfinished run with other inputs
-        pieces.mkdir()
-    replace(head_file, json.dumps(head).encode())
-
-    vectors, failures = [], {}
-    stats = EmbedStats(0, 0.0, 0, 0, 0)
-    for start in range(0, len(items), PIECE):
-        piece = pieces / f"{start:09d}.npz"
-        if piece.exists():
-            with np.load(piece) as saved:
-                part = saved["vectors"]
-                failed = json.loads(str(saved["failures"]))
+    log = VectorLog(folder / "pieces", embedder.contract.to_json(), embedder.dim)
+    keys = [_item_key(item) for item in items]
+    first_of: dict[bytes, Item] = {}
+    for key, item in zip(keys, items, strict=True):
+        first_of.setdefault(key, item)
+    stats = log.fill(embedder, first_of, desc)
+    table = np.full((len(items), embedder.dim), np.nan, np.float32)
+    failures = {}
+    for i, key in enumerate(keys):
+        if key in log:
+            table[i] = log.get(key)
         else:
-            name = f"{desc} {start // PIECE + 1}/{-(-len(items) // PIECE)}"
-            result = embedder.embed(items[start : start + PIECE], name)
-            part, failed = result.vectors, result.failures
-            with open(piece.with_suffix(".tmp"), "wb") as f:
-                np.savez(f, vectors=part, failures=json.dumps(failed))
-            piece.with_suffix(".tmp").rename(piece)
-            stats = EmbedStats(
-                *(a + b for a, b in zip(stats[:4], result.stats[:4], strict=True)),
-                result.stats.compiled,
-            )
-        vectors.append(part)
-        failures.update({start + int(i): reason for i, reason in failed.items()})
+            failures[i] = log.failures[key].reason
 
-    table = np.concatenate(vectors) if vectors else np.zeros((0, embedder.dim), "f4")
     good = [i for i in range(len(items)) if i not in failures]
     lines = [
         json.dumps({"id": items[i].id, "error": reason}) + "\n"
@@ -95,29 +75,28 @@ def embed_to_folder(
     replace(folder / "failures.jsonl", "".join(lines).encode())
     if failures and not good:
         # Not a finished folder: the same call works once the media are mended.
-        shutil.rmtree(pieces)
+        shutil.rmtree(folder / "pieces")
         return EmbedResult(table, failures, stats)
     with open(folder / "embeddings.tmp", "wb") as f:
         np.save(f, table[good])
     (folder / "embeddings.tmp").rename(folder / "embeddings.npy")
     replace(folder / "ids.json", json.dumps([items[i].id for i in good]).encode())
-    replace(folder / "items.sha256", key.encode())
+    replace(folder / "items.sha256", whole.encode())
     # Last: its presence says that the folder is whole.
     contract = json.dumps(embedder.contract.to_json(), indent=1) + "\n"
     replace(folder / "contract.json", contract.encode())
-    shutil.rmtree(pieces)
+    shutil.rmtree(folder / "pieces")
     return EmbedResult(table, failures, stats)
 
 
-def _items_key(items: Sequence[Item]) -> str:
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(repr(tuple(item)).encode())
-        for path in (item.image, item.video):
-            if path and os.path.exists(path):
-                stat = os.stat(path)
-                digest.update(f"{stat.st_size},{stat.st_mtime_ns}".encode())
-    return digest.hexdigest()
+def _item_key(item: Item) -> bytes:
+    """Of its content, media by path, size and time of change."""
+    parts = [repr(item.content)]
+    for path in (item.image, item.video):
+        if path and os.path.exists(path):
+            stat = os.stat(path)
+            parts.append(f"{stat.st_size},{stat.st_mtime_ns}")
+    return hashlib.sha256("\0".join(parts).encode()).digest()
 
 
 def _read_back(folder: pathlib.Path, items: Sequence[Item]) -> EmbedResult:

@@ -1,0 +1,1 @@
+"""What is evaluated: our checkpoints, Python classes, precomputed vectors."""
