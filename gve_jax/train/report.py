@@ -1,25 +1,20 @@
 """The page of a training run: WORKDIR/report.html, one file that fetches nothing."""
 
-import io
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Sequence
 from typing import Any
 
-import jinja2
-import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gve_jax import page
 from gve_jax.disk import read_rows, replace
 from gve_jax.types import UserError
 
-_OWN, _OTHER, _SOFT, _INK = "#1d5fa7", "#b5611b", "#8a8f98", "#24292f"
 _POINTS = 200  # of a curve; longer ones are averaged down to it
 _Row = dict[str, Any]
 # The panels of the training curves: title -> key of metrics.jsonl -> label.
@@ -62,15 +57,9 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     tasks = list(dict.fromkeys(t for r in epochs + metrics for t in r.get("tasks", ())))
     borders = [row["step"] for row in epochs[1:]]
     scored = [row for row in evaluations if row["score"] is not None]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page.environment(pathlib.Path(__file__).parent)
     environment.filters["number"] = _number
-    page = environment.get_template("report.html").render(
+    text = environment.get_template("report.html").render(
         name="/".join(workdir.absolute().parts[-2:]),
         config=config,
         config_text=json.dumps(config, indent=1),
@@ -92,7 +81,7 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
         },
     )
     path = workdir / "report.html"
-    replace(path, page)
+    replace(path, text)
     return path
 
 
@@ -130,12 +119,14 @@ def _curves(metrics: list[_Row], borders: list[int]) -> Markup | None:
     def draw(axes: Axes, title: str) -> None:
         _over_updates(axes, borders)
         labels = _PANELS[title]
-        for (key, label), colour in zip(labels.items(), (_OWN, _OTHER), strict=False):
+        for (key, label), colour in zip(
+            labels.items(), (page.OWN, page.OTHER), strict=False
+        ):
             _plot(axes, *_averaged(steps, columns[key]), colour, label)
         if len(labels) > 1:
             axes.legend(frameon=False, fontsize=8)
 
-    return _grid("curves", shown, draw, columns=3, xlabel="updates")
+    return page.grid("curves", shown, draw, columns=3, xlabel="updates")
 
 
 def _task_losses(
@@ -148,10 +139,10 @@ def _task_losses(
 
     def draw(axes: Axes, task: str) -> None:
         _over_updates(axes, borders)
-        _plot(axes, *everything, _SOFT, "all batches", width=0.8)
-        _plot(axes, *_averaged(steps, losses[task]), _OWN, "batches of the task")
+        _plot(axes, *everything, page.SOFT, "all batches", width=0.8)
+        _plot(axes, *_averaged(steps, losses[task]), page.OWN, "batches of the task")
 
-    return _grid("losses", shown, draw, xlabel="updates", share=True)
+    return page.grid("losses", shown, draw, xlabel="updates", share=True)
 
 
 def _alignment(epochs: list[_Row], tasks: list[str]) -> Markup | None:
@@ -162,10 +153,10 @@ def _alignment(epochs: list[_Row], tasks: list[str]) -> Markup | None:
     def draw(axes: Axes, task: str) -> None:
         _over_epochs(axes, numbers)
         shuffled = _of_task(epochs, task, "shuffled")
-        _plot(axes, numbers, shuffled, _SOFT, "shuffled pairs", "o--")
-        _plot(axes, numbers, alignment[task], _OWN, "pairs (R)", "o-")
+        _plot(axes, numbers, shuffled, page.SOFT, "shuffled pairs", "o--")
+        _plot(axes, numbers, alignment[task], page.OWN, "pairs (R)", "o-")
 
-    return _grid("alignment", shown, draw, xlabel="epoch", share=True)
+    return page.grid("alignment", shown, draw, xlabel="epoch", share=True)
 
 
 def _shares(epochs: list[_Row], tasks: list[str]) -> Markup | None:
@@ -177,99 +168,26 @@ def _shares(epochs: list[_Row], tasks: list[str]) -> Markup | None:
         _over_epochs(axes, numbers)
         axes.bar(numbers, drawn[task], 0.6, color="#c3d5ea", label="drawn")
         base = _of_task(epochs, task, "base")[-1]
-        axes.axhline(base, color=_SOFT, ls="--", lw=1, label="without a curriculum")
+        axes.axhline(base, color=page.SOFT, ls="--", lw=1, label="without a curriculum")
         planned = _of_task(epochs, task, "probability")
-        _plot(axes, numbers, planned, _OWN, "planned (P)", "o-")
+        _plot(axes, numbers, planned, page.OWN, "planned (P)", "o-")
 
-    return _grid("shares", tasks if epochs else [], draw, xlabel="epoch", share=True)
+    return page.grid(
+        "shares", tasks if epochs else [], draw, xlabel="epoch", share=True
+    )
 
 
 def _evaluations(scored: list[_Row], borders: list[int]) -> Markup | None:
     def draw(axes: Axes, title: str) -> None:
         _over_updates(axes, borders)
         steps, scores = _column(scored, "step"), _column(scored, "score")
-        _plot(axes, steps, scores, _OWN, kind="o-")
+        _plot(axes, steps, scores, page.OWN, kind="o-")
         best = int(np.argmax(scores))
-        axes.plot(steps[best], scores[best], "*", color=_OTHER, ms=15)
+        axes.plot(steps[best], scores[best], "*", color=page.OTHER, ms=15)
         axes.margins(y=0.25)
 
     names = [scored[-1]["metric"]] if scored else []
-    return _grid("evaluations", names, draw, columns=1, xlabel="updates")
-
-
-def _grid(
-    salt: str,
-    names: Sequence[str],
-    draw: Callable[[Axes, str], None],
-    *,
-    xlabel: str,
-    columns: int = 4,
-    share: bool = False,
-) -> Markup | None:
-    """One small panel for each name, as SVG that is the same for the same numbers.
-
-    Args:
-      draw: draws the panel of a name.
-      share: all panels have the same axes and labels, which then stand above them.
-    """
-    if not names:
-        return None
-    columns = min(columns, len(names))
-    rows = -(-len(names) // columns)
-    # Text stays text (small, selectable); ids follow the salt, not chance.
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "text.color": _INK,
-        "axes.edgecolor": "#b8bec6",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.titlesize": 10,
-        "grid.color": "#e3e6ea",
-        "grid.linewidth": 0.7,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-    }
-    with matplotlib.rc_context(style):
-        # Laid out by hand: matplotlib's layouts draw everything an extra time.
-        width, height = (10.5 if columns > 1 else 7), 1.75 * rows + 0.75
-        figure = Figure(figsize=(width, height))
-        panels = figure.subplots(
-            rows,
-            columns,
-            squeeze=False,
-            sharex=share,
-            sharey=share,
-            gridspec_kw={
-                "left": 0.5 / width,
-                "right": 1 - 0.15 / width,
-                "bottom": 0.45 / height,
-                "top": 1 - 0.55 / height,
-                "wspace": 0.08 if share else 0.22,
-                "hspace": 0.3 if share else 0.45,
-            },
-        ).flat
-        for axes, name in zip(panels, names, strict=False):
-            axes.set_title(name, loc="left", parse_math=False)
-            draw(axes, name)
-        for axes in panels[len(names) :]:
-            axes.set_visible(False)
-        for axes in panels[len(names) - columns : len(names)]:
-            axes.tick_params(labelbottom=True)  # the lowest of each column
-        figure.text(0.5, 0.05 / height, xlabel, ha="center")
-        if share:
-            found = panels[0].get_legend_handles_labels()
-            figure.legend(*found, loc="upper left", ncols=len(found[1]), frameon=False)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-    text = out.getvalue()
-    return Markup(text[text.index("<svg") :])  # without XML prologue, as HTML wants it
+    return page.grid("evaluations", names, draw, columns=1, xlabel="updates")
 
 
 def _plot(
