@@ -16,7 +16,6 @@ RANK = {
     "main": 1,
     "disk": 1,
     "page": 1,
-    "page": 1,
     "presets": 2,
     "media": 2,
     "distributed": 2,
