@@ -1,5 +1,6 @@
 """UVRB through MTEB against our own protocol; skipped where MTEB is not installed."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -11,8 +12,7 @@ import pytest
 import small_uvrb as small
 
 from configs import uvrb_mini
-from eval import loaders, protocol, run, summary, uvrb, vectors
-from gve_jax import retrieval
+from eval import loaders, run, summary, uvrb, vectors
 from gve_jax.types import UserError
 
 if importlib.util.find_spec("mteb"):
@@ -106,9 +106,7 @@ def test_both_paths_give_equal_scores(world, tmp_path):
     # What was embedded is the same, instruction and files included.
     assert {_content(i) for i in theirs.items} == {_content(i) for i in ours.items}
 
-    results = mteb.ResultCache(tmp_path / "mteb").load_results(
-        models=["test/noisy"], tasks=list(tasks), load_model_meta=False
-    )
+    results = mteb.ResultCache(tmp_path / "mteb").load_results(tasks=tasks)
     aggregates = tasks.get_score(results)["test/noisy"]
     assert aggregates["Mean(Task)"] == pytest.approx(
         expected["dataset_average"], abs=1e-5
@@ -128,6 +126,7 @@ def test_metadata_is_complete_and_states_the_facts(world):
     for task in benchmark(_sets(world)):
         facts, metadata = uvrb.DATASETS[task.data.name], task.metadata
         assert metadata.is_filled()
+        assert metadata.license in (facts.licence.lower(), "not specified")
         metadata._validate_metadata()
         assert TaskMetadata.model_validate(metadata.model_dump()) == metadata
         sides = facts.query_modality.split("+")
@@ -140,38 +139,26 @@ def test_metadata_is_complete_and_states_the_facts(world):
 
 
 @needs_mteb
-def test_ties_differ_by_the_tied_queries_only(tmp_path):
-    """Two of four videos are one file: MTEB prefers the greater id, we a hash's."""
-    small.write_dataset(tmp_path, "CRB-T", videos=[0, 1, 2, 3])
-    jsonl = tmp_path / "CRB-T" / "jsonl"
-    twins = [
-        {"id": f"CRB-T_corpus_{i}", "video": f"v{seed}.mp4"}
-        for i, seed in enumerate((0, 1, 3, 3))
-    ]
-    small.write_rows(jsonl / "corpus.jsonl", twins)
-    small.write_rows(
-        jsonl / "queries.jsonl", [{"id": f"q{i}", "text": "v3 moves"} for i in (2, 3)]
-    )
-    small.write_rows(
-        jsonl / "instances.jsonl",
-        [{"qid": f"q{i}", "pos": [f"CRB-T_corpus_{i}"]} for i in (2, 3)],
-    )
+def test_of_equal_scores_mteb_prefers_the_greater_id_and_we_a_hash(tmp_path):
+    folder = small.write_dataset(tmp_path, "CRB-T", videos=[0, 1, 2, 3])
+    for kind in ("corpus", "queries"):  # 2 and 3 become one video and one question
+        path = folder / "jsonl" / f"{kind}.jsonl"
+        path.write_text(path.read_text().replace('"v2', '"v3'))
     (data,) = _sets(tmp_path, ["CRB-T"])
-    model = EmbedderModel(small.FakeEmbedder(), "test/fake")
-    folder = tmp_path / "predictions"
-    result = mteb.evaluate(
-        model, make_task(data), cache=None, co2_tracker=False, prediction_folder=folder
-    )
-    assert result.task_results[0].get_score() == 0.5
-    kept = json.loads((folder / "UVRB-CRB-T_predictions.json").read_text())
-    first, second = (kept["default"]["test"][q] for q in ("q2", "q3"))
-    assert first["CRB-T_corpus_2"] == first["CRB-T_corpus_3"] == max(first.values())
-    assert first == second
-    sides = vectors.embed([data], small.FakeEmbedder(), tmp_path / "vectors", False)
-    outcome = protocol.evaluate(
-        data, sides.queries["CRB-T"], sides.corpus["CRB-T"], resamples=1, seed=0
-    )
-    assert sorted(retrieval.recall(outcome.ranking.ranks, 1)) == [0, 1]
+    embedder = small.FakeEmbedder()
+    sides = vectors.embed([data], embedder, tmp_path / "vectors", False)
+    ours = []
+    for positive, theirs in ((2, 0.5), (3, 1.0)):
+        data = dataclasses.replace(
+            data, positives=tuple(np.array([i]) for i in (0, 1, positive, positive))
+        )
+        (row,) = summary.score([data], sides, 1, 0).values()
+        ours.append(row.row["score"])
+        found = evaluate(
+            benchmark([data]), EmbedderModel(embedder, "test/fake"), tmp_path / "out"
+        )
+        assert found == {"CRB-T": theirs}
+    assert sorted(ours) == [0.5, 1.0]
 
 
 @needs_mteb
@@ -214,8 +201,11 @@ def test_what_mteb_would_drop_or_rank_first_is_refused(tmp_path):
     path = folder / "jsonl" / "queries.jsonl"
     row = {"id": "CRB-T_query_3", "text": "v3 moves", "video": "v3.mp4"}
     small.write_rows(path, [*path.read_text().splitlines()[:3], row])
+    (data,) = _sets(tmp_path, ["CRB-T"])
+    with pytest.raises(UserError, match="mine: not a dataset of UVRB"):
+        make_task(dataclasses.replace(data, facts=data.facts._replace(name="mine")))
     with pytest.raises(UserError, match=r"'CRB-T_query_3' holds text and video.*text"):
-        benchmark([loaders.load(tmp_path, "CRB-T")])
+        make_task(data)
 
 
 @needs_mteb

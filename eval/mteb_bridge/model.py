@@ -6,7 +6,7 @@ import pathlib
 import tempfile
 
 import numpy as np
-from datasets import Image, Video
+from datasets import Dataset, Image, Video
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
@@ -27,22 +27,22 @@ class EmbedderModel(AbsEncoder):
 
     def __init__(self, embedder, name: str):
         """Args:
-        embedder: a `gve_jax.embed.Embedder`.
+        embedder: a `gve_jax.embed.Embedder`, or what has its contract, dim and embed.
         name: "organisation/model", under which MTEB keeps results.
         """
         self._embedder = embedder
-        contract = embedder.contract
-        revision = json.dumps(contract.to_json(), sort_keys=True)
+        contract = embedder.contract.to_json()
+        text = json.dumps(contract, sort_keys=True)
         self.mteb_model_meta = ModelMeta(
             loader=None,
             name=name,
             # Of weights, prompt, frames and number formats, all that makes a vector.
-            revision=hashlib.sha256(revision.encode()).hexdigest()[:40],
+            revision=hashlib.sha256(text.encode()).hexdigest()[:40],
             release_date=None,
             languages=None,
             n_parameters=None,
             memory_usage_mb=None,
-            max_tokens=contract.max_tokens,
+            max_tokens=contract.get("max_tokens"),
             embed_dim=embedder.dim,
             license=None,
             open_weights=None,
@@ -64,12 +64,18 @@ class EmbedderModel(AbsEncoder):
 
         Raises:
           UserError: something cannot be embedded. MTEB would rank a row without a
-            vector first, so nothing is left out.
+            vector first, so nothing is left out. Or there is no `datasets.Dataset`
+            under the loader.
         """
         instruction = None
         if prompt_type != PromptType.document:
             instruction = self.get_instruction(task_metadata, prompt_type) or None
         rows = inputs.dataset
+        if not isinstance(rows, Dataset):
+            raise UserError(
+                f"{task_metadata.name}: its rows are a {type(rows).__name__}, and only "
+                "those of a datasets.Dataset can be read: leave the task out"
+            )
         for name in _MEDIA.keys() & set(rows.column_names):
             rows = rows.cast_column(name, _MEDIA[name])
         what = f"{task_metadata.name} {prompt_type or 'input'}"

@@ -11,6 +11,7 @@ from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.types import PromptType
 
+from eval import uvrb
 from eval.datasets import RetrievalSet
 from gve_jax.types import Item, UserError
 
@@ -77,9 +78,14 @@ def make_task(data: RetrievalSet) -> UVRBTask:
     """The MTEB task of a dataset that `eval.loaders` has read.
 
     Raises:
-      UserError: MTEB could not score it as UVRB does, as media are missing or items
-        hold other modalities than the facts say, which MTEB would drop.
+      UserError: it is none of the sixteen, whose facts are known; or MTEB could not
+        score it as UVRB does, as media are missing or items hold other modalities than
+        the facts say, which MTEB would drop.
     """
+    if data.name not in uvrb.DATASETS:
+        raise UserError(
+            f"{data.name}: not a dataset of UVRB: evaluate it with python -m eval"
+        )
     if data.missing:
         where, path = data.missing[0]
         raise UserError(
@@ -121,7 +127,9 @@ def _metadata(data: RetrievalSet) -> TaskMetadata:
         date=("2016-01-01", "2025-10-31"),
         domains=["Web"],
         task_subtypes=["Cross-Modal Retrieval"],
-        license="not specified",
+        license="not specified"
+        if facts.licence.startswith("unknown")
+        else facts.licence.lower(),
         annotations_creators="derived",
         dialect=[],
         sample_creation="multiple",
