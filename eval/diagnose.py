@@ -4,7 +4,7 @@ python -m eval.diagnose --config=configs/uvrb_mini.py \
     --checkpoint=runs/quickstart/train --output=runs/quickstart/eval \
     --probes=frame_order,confusion --datasets=CRB-T,CMRB
 
-OUTPUT/probes.json:
+The encoder is named as for `python -m eval`. OUTPUT/probes.json:
 
   {"contract": CONTRACT, "datasets": [NAME], "probes": {PROBE: RESULT}}
 
@@ -25,36 +25,30 @@ datasets stay.
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from eval import loaders, summary, vectors
+from eval import cache, loaders, summary, vectors
 from eval.datasets import RetrievalSet
+from eval.encoders.frames import FrameEncoder
+from eval.encoders.precomputed import Precomputed
+from eval.encoders.protocol import Encoder
 from eval.probes import PROBES, NotRun, Probe, Subject, compare, world
 from eval.probes.table import table
 from eval.run import read
 from gve_jax import main as command
-from gve_jax.contract import Contract
-from gve_jax.disk import replace
+from gve_jax.disk import write_json
 from gve_jax.embed import Embedder
 from gve_jax.types import UserError
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir, folder or hub id.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of a finished evaluation.")
-_DATASETS = flags.DEFINE_list("datasets", None, "Names; default: those evaluated.")
-_PROBES = flags.DEFINE_list("probes", None, f"Default: all of {', '.join(PROBES)}.")
-_PARAPHRASES = flags.DEFINE_string(
-    "paraphrases", None, "JSON file, dataset -> query id -> its text in other words."
-)
 
 
 def diagnose(
     config: ml_collections.ConfigDict,
     sets: list[RetrievalSet],
-    embedder,
+    encoder: Encoder | Precomputed,
     output: pathlib.Path,
     names: list[str],
     paraphrases: dict[str, dict[str, str]] | None = None,
@@ -63,22 +57,30 @@ def diagnose(
 
     Returns what the file holds. Raises UserError if media cannot be read.
     """
-    embed = lambda part: vectors.embed(  # noqa: E731
-        list(part), embedder, output / "embeddings", config.eval.allow_missing
-    )
     resamples, seed = config.eval.bootstrap, config.seed
-    sides = embed(sets)
+    folder, allow_missing = cache.folder(config, output), config.eval.allow_missing
+
+    def embed(part: Sequence[RetrievalSet]) -> vectors.Sides:
+        if isinstance(encoder, Precomputed):
+            raise NotRun("files hold no vectors of changed items: probe the encoder")
+        return vectors.embed(list(part), encoder, folder, allow_missing)
+
+    if isinstance(encoder, Precomputed):
+        sides = encoder.sides(sets, allow_missing)
+    else:
+        sides = embed(sets)
     subject = Subject(
         sets=tuple(sets),
         sides=sides,
         outcomes=summary.score(sets, sides, resamples, seed),
         resamples=resamples,
         seed=seed,
+        fixed_frames=_fixed_frames(encoder),
         paraphrases=paraphrases,
         world=world.find(config.eval.root),
     )
     head = {
-        "contract": embedder.contract.to_json(),
+        "contract": encoder.contract.to_json(),
         "datasets": [data.name for data in sets],
     }
     file = output / "probes.json"
@@ -87,9 +89,21 @@ def diagnose(
         done[name] = {"what": PROBES[name].what} | _run(PROBES[name], subject, embed)
         ordered = {known: done[known] for known in PROBES if known in done}
         found = head | {"probes": ordered}
-        text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
-        replace(file, f"{text}\n".encode())
+        write_json(file, found)
     return found
+
+
+def _fixed_frames(encoder) -> str | None:
+    """Why an encoder cannot be trusted to show frames in another order, or None."""
+    if isinstance(encoder, Embedder | FrameEncoder | Precomputed):
+        return None
+    if getattr(encoder, "reads_frame_order", False):
+        return None
+    return (
+        f"{type(encoder).__name__} reads media by itself: derive it from "
+        "eval.encoders.frames.FrameEncoder, or heed Item.frame_order and give it an "
+        "attribute reads_frame_order that is true"
+    )
 
 
 def _run(probe: Probe, subject: Subject, embed) -> dict:
@@ -135,6 +149,21 @@ def finished(output: pathlib.Path) -> dict:
         ) from None
 
 
+def check_contract(results: dict, encoder: Encoder, output: pathlib.Path) -> None:
+    """Raises UserError if the results are not this encoder's."""
+    before, now = results["contract"], encoder.contract.to_json()
+    differ = [
+        f"{key} {before.get(key)!r} against {now.get(key)!r}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]
+    if differ:
+        raise UserError(
+            f"--output: {output} holds results of another encoder ({differ[0]}, one of "
+            f"{len(differ)}): name the one that was evaluated, or evaluate this one"
+        )
+
+
 def check_names(names: list[str]) -> list[str]:
     """The probes to run, in their order; none selected means all.
 
@@ -171,29 +200,38 @@ def read_paraphrases(path: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def main(_: list[str]) -> None:
-    config, output = _CONFIG.value, pathlib.Path(_OUTPUT.value)
-    names = check_names(_PROBES.value or [])
-    paraphrases = _PARAPHRASES.value and read_paraphrases(_PARAPHRASES.value)
-    results = finished(output)
-    evaluated = list(results["datasets"])
-    chosen = _DATASETS.value or config.eval.datasets or evaluated
-    sets = read(config, loaders.names(chosen))
-    absent = [data.name for data in sets if data.name not in evaluated]
-    if absent:
-        raise UserError(
-            f"--datasets: {absent[0]} is not in {output / 'results.json'}: evaluate it "
-            "with `python -m eval` first, or leave it out"
-        )
-    embedder = Embedder.from_checkpoint(
-        _CHECKPOINT.value, weights=config.model.param_dtype or None, config=config
-    )
-    evaluated_as = Contract.from_json(results["contract"], str(output))
-    evaluated_as.require_equal(embedder.contract, str(output), "this checkpoint")
-    found = diagnose(config, sets, embedder, output, names, paraphrases)
-    print(table(found))
-    print(f"\nprobes: {output / 'probes.json'}")
-
-
 if __name__ == "__main__":
-    command.run(main, required=("config", "checkpoint", "output"))
+    # Here, because other commands with such flags import this module.
+    from eval.encoders.flags import encoder_from_flags
+
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.")
+    _OUTPUT = flags.DEFINE_string("output", None, "Folder of a finished evaluation.")
+    _DATASETS = flags.DEFINE_list("datasets", None, "Names; default: those evaluated.")
+    _PROBES = flags.DEFINE_list("probes", None, f"Default: all of {', '.join(PROBES)}.")
+    _PARAPHRASES = flags.DEFINE_string(
+        "paraphrases",
+        None,
+        "JSON file, dataset -> query id -> its text in other words.",
+    )
+
+    def main(_: list[str]) -> None:
+        config, output = _CONFIG.value, pathlib.Path(_OUTPUT.value)
+        names = check_names(_PROBES.value or [])
+        paraphrases = _PARAPHRASES.value and read_paraphrases(_PARAPHRASES.value)
+        results = finished(output)
+        evaluated = list(results["datasets"])
+        chosen = _DATASETS.value or evaluated
+        sets = read(config, loaders.names(chosen, config.eval.root))
+        absent = [data.name for data in sets if data.name not in evaluated]
+        if absent:
+            raise UserError(
+                f"--datasets: {absent[0]} is not in {output / 'results.json'}: run "
+                "`python -m eval` with it first, or leave it out"
+            )
+        encoder = encoder_from_flags(config)
+        check_contract(results, encoder, output)
+        found = diagnose(config, sets, encoder, output, names, paraphrases)
+        print(table(found))
+        print(f"\nprobes: {output / 'probes.json'}")
+
+    command.run(main, required=("config", "output"))

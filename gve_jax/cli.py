@@ -14,6 +14,8 @@ VERBS = {
     "export": ("gve_jax.export", "write a checkpoint for transformers or PEFT"),
     "eval": ("eval", "evaluate a checkpoint on UVRB"),
     "compare": ("eval.compare", "compare evaluations, with intervals"),
+    "diagnose": ("eval.diagnose", "probe what the scores of an evaluation rest on"),
+    "scaling": ("eval.scaling", "evaluate under more frames and more tokens"),
     "ablate": ("gve_jax.ablate", "run a study: arms x seeds, compared"),
     "world": ("data_synthesis.world", "render the procedural video world"),
 }
