@@ -147,10 +147,7 @@ def _revision(data: RetrievalSet) -> str:
 
     def stated(item: Item) -> list:
         media = [path for path in (item.image, item.video) if path]
-        sizes = [
-            [pathlib.Path(p).name, os.path.exists(p) and os.path.getsize(p)]
-            for p in media
-        ]
+        sizes = [[pathlib.Path(p).name, os.path.getsize(p)] for p in media]
         return [item.id, item.text, item.instruction, sizes]
 
     rows = [
