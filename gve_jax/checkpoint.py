@@ -10,6 +10,7 @@ workdir/
                    missing)
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as managers
 
 from gve_jax.contract import Contract
-from gve_jax.disk import replace
+from gve_jax.disk import replace, write_json
 from gve_jax.types import UserError
 
 # What may differ between a run and its resumption: nothing here changes the numbers
@@ -131,7 +132,10 @@ class Checkpoints:
         data: dict,
         score: float | None = None,
     ) -> None:
-        """Writes in the background; `close` or the next save waits for it."""
+        """Writes in the background; `close` or the next save waits for it.
+
+        `data`, of JSON values, may change as soon as this returns.
+        """
         self._manager.save(
             step,
             metrics=None if score is None else {"score": score},
@@ -139,11 +143,12 @@ class Checkpoints:
                 params=ocp.args.StandardSave(params),
                 contract=ocp.args.JsonSave(contract.to_json()),
                 train=ocp.args.StandardSave(train),
-                data=ocp.args.JsonSave(data),
+                # A copy: it is encoded in the background, too.
+                data=ocp.args.JsonSave(copy.deepcopy(data)),
             ),
         )
         if jax.process_index() == 0:
-            contract.save(self._workdir / "contract.json")
+            write_json(self._workdir / "contract.json", contract.to_json())
 
     def restore(self, step: int, params: Any, train: Any) -> tuple[Any, Any, dict]:
         """Restores into the shapes, dtypes and shardings of the given trees."""

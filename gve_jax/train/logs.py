@@ -150,11 +150,15 @@ def append(path: pathlib.Path, line: dict[str, Any]) -> None:
             f.write(json.dumps(_finite(line)) + "\n")
 
 
-def cut_after(path: pathlib.Path, step: int) -> None:
+def cut_after(path: pathlib.Path, step: int | None) -> None:
     """Drops the lines of later steps, which are done, and logged, again; and the half
-    line of a run that was killed while it wrote."""
+    line of a run that was killed while it wrote.
+
+    None: all is done again, what comes before the first step too.
+    """
     if path.exists() and jax.process_index() == 0:
-        kept = [x for x in whole_lines(path) if json.loads(x)["step"] <= step]
+        last = -1 if step is None else step
+        kept = [x for x in whole_lines(path) if json.loads(x)["step"] <= last]
         replace(path, (f"{line}\n" for line in kept))
 
 

@@ -135,7 +135,7 @@ def train(
         done = "; it is finished" if first >= steps else ""
         print(f"resuming {workdir} at step {first}{done}", file=sys.stderr)
     for name in ("metrics", "curriculum", "evaluations"):
-        logs.cut_after(workdir / f"{name}.jsonl", first or 0)
+        logs.cut_after(workdir / f"{name}.jsonl", first)
     sinks = open_sinks(
         config.train.sinks if jax.process_index() == 0 else (),
         workdir,

@@ -229,5 +229,7 @@ def _tokenizer(
             for text in (TEMPLATE, item.instruction or DEFAULT_SYSTEM, item.text)
             if text
         )
-        build.make_tokenizer(config, texts).save(folder)
+        part = folder.with_name("tokenizer.part")
+        build.make_tokenizer(config, texts).save(part)
+        part.rename(folder)  # whole, or not there
     return load_tokenizer(folder)
