@@ -290,7 +290,8 @@ def test_a_tiny_study_for_real(tmp_path):
         "        for name in c.arms:\n"
         f"            c.arms[name].config = f'{arms}:{{name}}'\n"
         "        return c\n"
-        "    c.data.batch_size = 4\n"
+        "    c.data.tasks = {'T2V': 1.0, 'I2V': 1.0}\n"  # few programs to compile
+        "    c.data.update(batch_size=4, min_share=1.0, cluster_share=0.0)\n"
         "    c.data.held_out = 2\n"
         "    c.train.log_every = 1\n"
         f"    c.preprocess.cache_dir = '{tmp_path / 'cache'}'\n"

@@ -1,39 +1,15 @@
-"""The charts of a study's page, as inline SVG that is the same for the same numbers."""
+"""The charts of a study's page."""
 
-import io
 import math
 from collections.abc import Callable, Sequence
 
-import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-_OWN, _OTHER, _SOFT, _INK = "#1d5fa7", "#b5611b", "#8a8f98", "#24292f"
-# Of tasks: seven that are told apart without seeing colours well, then again, dashed.
-_COLOURS = (
-    "#1d5fa7", "#b5611b", "#2b8a5f", "#a4457f", "#6b6f76", "#c7a008", "#58a9d6"
-)  # fmt: skip
-_STYLE = {
-    "svg.fonttype": "none",  # text stays text: small, selectable
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.edgecolor": "#b8bec6",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "grid.color": "#e3e6ea",
-    "grid.linewidth": 0.7,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8.5,
-}
+from gve_jax import page
 
 
 def dots(scores: dict[str, dict[str, list[float]]], columns: dict[str, str]) -> Markup:
@@ -48,8 +24,10 @@ def dots(scores: dict[str, dict[str, list[float]]], columns: dict[str, str]) -> 
     def draw(axes: Axes, title: str) -> None:
         for place, of in enumerate(scores.values()):
             values = 100 * np.array(of[keys[title]])
-            axes.plot(values, [place] * len(values), "o", color=_OWN, ms=4.5, alpha=0.7)
-            axes.plot(values.mean(), place, "|", color=_INK, ms=15, mew=2)
+            axes.plot(
+                values, [place] * len(values), "o", color=page.OWN, ms=4.5, alpha=0.7
+            )
+            axes.plot(values.mean(), place, "|", color=page.INK, ms=15, mew=2)
         axes.set_yticks(range(len(scores)), list(scores))
         axes.set_ylim(len(scores) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
@@ -67,15 +45,15 @@ def forest(differences: dict[str, dict[str, dict]]) -> Markup | None:
 
     def draw(axes: Axes, title: str) -> None:
         rows = differences[title]
-        axes.axvline(0, color=_INK, lw=1)
+        axes.axvline(0, color=page.INK, lw=1)
         for place, row in enumerate(rows.values()):
             low, high = 100 * row["low"], 100 * row["high"]
             clear = low > 0 or high < 0
-            colour = _OWN if clear else _SOFT
+            colour = page.OWN if clear else page.SOFT
             axes.plot([low, high], [place, place], color=colour, lw=1.6)
             axes.plot(
                 100 * np.array(row["pairs"]), [place] * len(row["pairs"]), "|",
-                color=_OTHER, ms=7,
+                color=page.OTHER, ms=7,
             )  # fmt: skip
             axes.plot(100 * row["difference"], place, "o", color=colour, ms=5)
         axes.set_yticks(range(len(rows)), list(rows))
@@ -104,8 +82,8 @@ def curriculum(arms: dict[str, list[list[dict]]], key: str) -> Markup | None:
     def draw(axes: Axes, arm: str) -> None:
         epochs = np.arange(1, known[arm].shape[2] + 1)
         for number, task in enumerate(tasks[arm]):
-            colour = _COLOURS[number % len(_COLOURS)]
-            line = "--" if number >= len(_COLOURS) else "-"
+            colour = page.COLOURS[number % len(page.COLOURS)]
+            line = "--" if number >= len(page.COLOURS) else "-"
             values = known[arm][:, number]
             axes.plot(epochs, values.T, line, color=colour, lw=0.6, alpha=0.6)
             axes.plot(
@@ -133,8 +111,8 @@ def losses(arms: dict[str, list[list[dict]]]) -> Markup:
         steps = [row["step"] for row in arms[arm][0]]
         values = [[row["loss"] for row in rows] for rows in arms[arm]]
         values = np.array(values, np.float64)  # None becomes NaN
-        axes.plot(steps, values.T, color=_OWN, lw=0.6, alpha=0.5)
-        axes.plot(steps, values.mean(0), color=_OWN, lw=1.6)
+        axes.plot(steps, values.T, color=page.OWN, lw=0.6, alpha=0.5)
+        axes.plot(steps, values.mean(0), color=page.OWN, lw=1.6)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
 
     return _grid(
@@ -162,7 +140,7 @@ def _grid(
     legend: bool = False,
     share: bool = False,
 ) -> Markup:
-    """One panel for each title, `height` inches each, with its axes' labels inside.
+    """One panel for each title, `height` inches each; labels of any length have room.
 
     Args:
       draw: draws the panel of a title.
@@ -171,7 +149,7 @@ def _grid(
     """
     columns = min(columns, len(titles))
     rows = math.ceil(len(titles) / columns)
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": salt}):
+    with page.style(salt):
         above = 0.45 if legend else 0.1
         size = (10.5 if columns > 1 else 7), rows * height + above + 0.3
         figure = Figure(figsize=size, layout="constrained")
@@ -194,7 +172,4 @@ def _grid(
             figure.legend(
                 found.values(), found, loc="upper left", ncols=len(found), frameon=False
             )
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-    text = out.getvalue()
-    return Markup(text[text.index("<svg") :])  # without XML prologue, as HTML wants it
+        return page.svg(figure)

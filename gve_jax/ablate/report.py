@@ -5,8 +5,7 @@ import pathlib
 import shlex
 from collections.abc import Sequence
 
-import jinja2
-
+from gve_jax import page
 from gve_jax.ablate import figures
 from gve_jax.ablate.results import AVERAGES
 from gve_jax.disk import read_rows, replace
@@ -45,16 +44,10 @@ def write_report(
     compared = {name: arm for name, arm in arms.items() if arm["comparison"]}
     columns = next(iter(arms.values()))["scores"]
     labels = {column: column.replace("_", " ") for column in columns}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page.environment(pathlib.Path(__file__).parent)
     environment.filters["points"] = lambda v: f"{100 * v:.1f}"
     environment.filters["signed"] = lambda v: f"{100 * v:+.1f}"
-    page = environment.get_template("report.html").render(
+    text = environment.get_template("report.html").render(
         results=results,
         arms=arms,
         compared=compared,
@@ -84,7 +77,7 @@ def write_report(
             "losses": figures.losses({arm: logs("metrics", arm) for arm in arms}),
         },
     )
-    replace(output / "report.html", page)
+    replace(output / "report.html", text)
 
 
 def _rows(comparison: dict) -> dict[str, dict]:
