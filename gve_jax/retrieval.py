@@ -186,10 +186,14 @@ def ndcg(
     """
     gains = 1.0 / np.log2(np.arange(2, k + 2))
     ideal = np.cumsum(gains)
-    hits = np.stack(
-        [np.isin(row[:k], p) for row, p in zip(indices, positives, strict=True)]
-    )
-    sizes = np.array([len(np.unique(p)) for p in positives])
+    # One search over (query, row) pairs, as numbers; -1 becomes the row 0 of nothing.
+    lengths = [len(p) for p in positives]
+    rows = np.concatenate(positives) + 1
+    width = 1 + max(rows.max(), indices.max() + 1)
+    pairs = np.unique(np.repeat(np.arange(len(lengths)), lengths) * width + rows)
+    asked = np.arange(len(indices))[:, None] * width + indices[:, :k] + 1
+    hits = np.isin(asked, pairs)
+    sizes = np.bincount(pairs // width)
     return (hits * gains).sum(1) / ideal[np.minimum(sizes, k) - 1]
 
 
