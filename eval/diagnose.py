@@ -17,7 +17,8 @@ RESULT is {"what": str} with one of
   "datasets": {NAME: {...}}
                          measured on the vectors or rankings: fields as in
                          `eval.probes.geometry` and `eval.probes.confusion`, with
-                         "pairs" (modality_gap) or "overall" (confusion) beside it
+                         "pairs" (modality_gap) or "overall" (confusion) beside it, and
+                         "left_out" {NAME: reason} where there is too little to measure
 
 Probes asked for again replace their old results; others of the same contract and
 datasets stay.

@@ -18,9 +18,10 @@ from data_synthesis.world.plan import make_plan
 from eval import diagnose, loaders, run, uvrb
 from eval.datasets import RetrievalSet
 from eval.probes import PROBES, confusion, geometry, paired, wording, world
-from eval.probes.records import Subject, Variant
+from eval.probes.records import NotRun, Subject, Variant
 from eval.probes.table import table
 from eval.protocol import evaluate
+from eval.vectors import Sides
 from gve_jax import build, media
 from gve_jax.embed import Embedder
 from gve_jax.preprocess import reorder
@@ -301,6 +302,20 @@ def test_modality_gap_by_hand():
     assert np.isclose(apart["within_queries"], pairs.mean(), atol=1e-6)
 
 
+def test_a_dataset_without_vectors_is_left_out():
+    eye, data = np.eye(4, dtype=np.float32), [_set("CRB-T", 4), _set("CMRB", 4)]
+    none = np.full((4, 4), np.nan, np.float32)
+    sides = Sides({"CRB-T": eye, "CMRB": none}, {"CRB-T": eye, "CMRB": eye}, {}, {})
+    subject = Subject(tuple(data), sides, {})
+    for name in ("hubness", "modality_gap", "anisotropy"):
+        found = PROBES[name].measure(subject)
+        assert list(found["datasets"]) == ["CRB-T"] and list(found["left_out"]) == [
+            "CMRB"
+        ]
+        text = table({"probes": {name: {"what": ""} | found}})
+        assert "left out: CMRB, fewer than two vectors" in text
+
+
 # Worlds.
 
 
@@ -389,7 +404,7 @@ def test_a_clip_shows_one_scene_of_its_video(made_world):
     clip = Item(id="c", video="/LoVR-TH/videos/long_0/long_0-Scene-002.mp4")
     (scenes,) = world.scenes_of([clip], made_world)
     assert [s.theme for s in scenes] == ["snow"]
-    with pytest.raises(UserError, match=r"c: its video .* not in the world's truth"):
+    with pytest.raises(NotRun, match="does not tell what c shows"):
         world.scenes_of([Item(id="c", video="other_1.mp4")], made_world)
 
 

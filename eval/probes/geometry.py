@@ -3,10 +3,11 @@
 Vectors are float32 [n, d] unit rows; rows of NaN (no vector) are left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from eval.datasets import RetrievalSet
 from eval.probes.records import Subject
 from gve_jax import retrieval
 from gve_jax.types import Item
@@ -94,49 +95,51 @@ def anisotropy(vectors: np.ndarray) -> dict:
 
 
 def measure_hubness(subject: Subject) -> dict:
-    rows = {}
-    for data in subject.sets:
-        q, c = _sides(subject, data.name)
-        row = hubness(q, c)
-        counts = row.pop("counts")
+    def row(data: RetrievalSet, queries: np.ndarray, corpus: np.ndarray) -> dict:
+        found = hubness(queries, corpus)
+        counts = found.pop("counts")
         best = np.argsort(-counts, kind="stable")[:_HUBS]
-        row["hubs"] = [{"id": data.corpus[i].id, "found": int(counts[i])} for i in best]
-        rows[data.name] = row
-    return {"datasets": rows}
+        hubs = [{"id": data.corpus[i].id, "found": int(counts[i])} for i in best]
+        return found | {"hubs": hubs}
+
+    return _each(subject, row)
 
 
 def measure_gap(subject: Subject) -> dict:
     """Per dataset, and per pair of modalities over all datasets that have it."""
-    rows, pairs = {}, {}
-    for data in subject.sets:
-        sides = _sides(subject, data.name)
+    pairs: dict[str, list] = {}
+
+    def row(data: RetrievalSet, queries: np.ndarray, corpus: np.ndarray) -> dict:
         pair = f"{_modality(data.queries)} to {_modality(data.corpus)}"
-        rows[data.name] = {"pair": pair} | gap(*sides)
-        pairs.setdefault(pair, []).append(sides)
+        pairs.setdefault(pair, []).append((queries, corpus))
+        return {"pair": pair} | gap(queries, corpus)
+
+    found = _each(subject, row)
     pooled = {
-        pair: gap(*(np.concatenate(side) for side in zip(*found, strict=True)))
-        for pair, found in pairs.items()
+        pair: gap(*(np.concatenate(side) for side in zip(*sides, strict=True)))
+        for pair, sides in pairs.items()
     }
-    return {"datasets": rows, "pairs": pooled}
+    return found | {"pairs": pooled}
 
 
 def measure_anisotropy(subject: Subject) -> dict:
-    return {
-        "datasets": {
-            data.name: dict(
-                zip(
-                    ("queries", "corpus"),
-                    map(anisotropy, _sides(subject, data.name)),
-                    strict=True,
-                )
-            )
-            for data in subject.sets
-        }
-    }
+    def row(_, queries: np.ndarray, corpus: np.ndarray) -> dict:
+        return {"queries": anisotropy(queries), "corpus": anisotropy(corpus)}
+
+    return _each(subject, row)
 
 
-def _sides(subject: Subject, name: str) -> tuple[np.ndarray, np.ndarray]:
-    return subject.sides.queries[name], subject.sides.corpus[name]
+def _each(subject: Subject, row: Callable[..., dict]) -> dict:
+    """A row for each dataset that has vectors to measure."""
+    rows, left_out = {}, {}
+    for data in subject.sets:
+        name = data.name
+        sides = subject.sides.queries[name], subject.sides.corpus[name]
+        if min(len(_finite(side)) for side in sides) < 2:
+            left_out[name] = "fewer than two vectors on a side"
+        else:
+            rows[name] = row(data, *sides)
+    return {"datasets": rows} | ({"left_out": left_out} if left_out else {})
 
 
 def _finite(vectors: np.ndarray) -> np.ndarray:

@@ -100,19 +100,14 @@ def _examples(data: RetrievalSet, before: Outcome, after: Outcome) -> list[dict]
     ranks = [np.minimum(o.ranking.ranks, len(data.corpus)) for o in (before, after)]
     fall = np.where(lost, ranks[1] - ranks[0], -np.inf)
     worst = np.argsort(-fall, kind="stable")[: min(_EXAMPLES, int(lost.sum()))]
+    first = after.ranking.indices[:, 0]
     return [
         {
             "query": data.queries[i].id,
             "text": data.queries[i].text or "",
             "rank_before": int(ranks[0][i]),
             "rank_after": int(ranks[1][i]),
-            "answer_after": data.corpus[row].id
-            if (row := _first(after, i)) >= 0
-            else "",
+            "answer_after": data.corpus[first[i]].id if first[i] >= 0 else "",
         }
         for i in worst
     ]
-
-
-def _first(outcome: Outcome, query: int) -> int:
-    return int(outcome.ranking.indices[query, 0])

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+_CASES = 10  # of fewer a dataset's ratio says nothing
+
 
 def table(found: dict) -> str:
     """All results, in lines of at most 88 columns."""
@@ -15,6 +17,8 @@ def table(found: dict) -> str:
                 lines += _variant(variant)
         else:
             lines += _MEASURED[name](result)
+        for dataset, reason in result.get("left_out", {}).items():
+            lines.append(f"  left out: {dataset}, {reason}")
     return "\n".join(lines[1:])
 
 
@@ -77,8 +81,11 @@ def _confusion(result: dict) -> Iterable[str]:
     yield "  ratio, per dataset"
     yield f"  {'':<12}" + "".join(f"{a[:5]:>6}" for a in attributes)
     for name, row in result["datasets"].items():
-        ratios = (row["attributes"][a].get("ratio") for a in attributes)
-        cells = ("" if r is None else f"{r:.2f}" for r in ratios)
+        rows = (row["attributes"][a] for a in attributes)
+        cells = (
+            f"{r['ratio']:.2f}" if "ratio" in r and r["cases"] >= _CASES else ""
+            for r in rows
+        )
         yield f"  {name:<12}" + "".join(f"{cell:>6}" for cell in cells)
 
 

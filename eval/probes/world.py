@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from data_synthesis.world import scene as graph
+from eval.probes.records import NotRun
 from gve_jax.types import Item, UserError
 
 # Of the main object unless said otherwise.
@@ -57,7 +58,7 @@ def scenes_of(
     """The scenes that each item's video shows.
 
     Raises:
-      UserError: the truth does not know a video.
+      NotRun: the truth does not know a video.
     """
     found = []
     for item in items:
@@ -65,9 +66,9 @@ def scenes_of(
         clip = _CLIP.fullmatch(name)
         scenes = truth.get(clip[1] if clip else name)
         if scenes is None:
-            raise UserError(
-                f"{item.id}: its video {item.video} is not in the world's truth.jsonl: "
-                "datasets and world are of different runs"
+            raise NotRun(
+                f"the world's truth.jsonl does not tell what {item.id} shows "
+                f"({item.video}): leave its dataset out with --datasets"
             )
         found.append((scenes[int(clip[2]) - 1],) if clip else scenes)
     return found
