@@ -308,7 +308,7 @@ def test_folders_that_cannot_be_used(workdir, embedder, media):
     items = [Item("a", text="red")]
     with pytest.raises(UserError, match="is a checkpoint"):
         embed_to_folder(embedder, items, workdir)
-    with pytest.raises(UserError, match="red-left.mp4.*: cannot be written"):
+    with pytest.raises(UserError, match=r"red-left.mp4.*: cannot be written"):
         embed_to_folder(embedder, items, media / "red-left.mp4")
 
 

@@ -1,6 +1,7 @@
 """Which encoder a command evaluates: exactly one of three flags says so."""
 
 import importlib
+import inspect
 import json
 import sys
 
@@ -40,7 +41,12 @@ def encoder_from_flags(config: ml_collections.ConfigDict) -> Encoder | Precomput
         return Precomputed(_VECTORS.value)
     if not _ENCODER.value:
         return embedder_from_flags(config, devices=jax.local_devices())
-    encoder = _factory(_ENCODER.value)(**_arguments())
+    factory = _factory(_ENCODER.value)
+    try:
+        inspect.signature(factory).bind(**_arguments())
+    except TypeError as e:
+        raise UserError(f"--encoder_args: {_ENCODER.value}: {e}") from None
+    encoder = factory(**_arguments())
     if isinstance(encoder, FrameEncoder):
         encoder.decode = config.embed
     return encoder
