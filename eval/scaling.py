@@ -204,20 +204,16 @@ def table(found: dict) -> str:
     for sweep in ("frames", "tokens"):
         rows = [v for v in found["variants"] if sweep in v["sweeps"]]
         rows.sort(key=lambda v: v[sweep])
-        scores = {v["folder"]: v["datasets"] for v in rows}
-        names = [n for n, x in rows[0]["abilities"].items() if x is not None]
-        if rows[0]["ability_average"] is not None:
-            for v in rows:
-                scores[v["folder"]] = {"AVG": v["ability_average"]} | v["abilities"]
-            names = ["AVG", *names]
-        elif names:
-            for v in rows:
-                scores[v["folder"]] = v["abilities"] | v["datasets"]
-        else:
-            names = list(rows[0]["datasets"])
+        # The scores of datasets where no ability is whole.
+        whole = any(x is not None for x in rows[0]["abilities"].values())
+        scores = [
+            {"AVG": v["ability_average"]} | v["abilities"] if whole else v["datasets"]
+            for v in rows
+        ]
+        names = [name for name, x in scores[0].items() if x is not None]
         lines.append(f"{'frames':>7}{'tokens':>7} " + "".join(f"{n:>8}" for n in names))
-        for v in rows:
-            cells = "".join(f"{scores[v['folder']][n]:8.3f}" for n in names)
+        for v, row in zip(rows, scores, strict=True):
+            cells = "".join(f"{row[n]:8.3f}" for n in names)
             mark = "  own" if v["own"] else ""
             lines.append(f"{v['frames']:7}{v['tokens']:7} {cells}{mark}")
         lines.append("")
