@@ -82,6 +82,8 @@ def default_config() -> ml_collections.ConfigDict:
         dict(
             # Embedder of texts and videos: a checkpoint or hub id; empty: no filter.
             embedder="",
+            frames=3,  # single frames of a video that a text is compared with as well
+            batch=64,  # records embedded at once
             pairs=2000,  # of the calibration
             percentile=99.0,  # of shuffled pairs' scores: the threshold
             min_auroc=0.9,  # below it the scores are kept, but nothing is dropped

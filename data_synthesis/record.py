@@ -134,8 +134,24 @@ class Generation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Failure:
+    """Why a request has no usable answer. `raw` is the file that holds what came, below
+    the output folder: the last line of it with the request's id."""
+
+    codes: tuple[str, ...]
+    message: str  # up to 2 KB
+    attempts: int
+    request: str  # its id
+    raw: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class CaptionSet:
-    """Captions of the video (`media` empty) or of one of its frames (its sha256)."""
+    """Captions of the video (`media` empty) or of one of its frames (its sha256).
+
+    Where there is a `failure`, none is selected, and what captions there are, are
+    the best that came.
+    """
 
     media: str
     captions: tuple[Caption, ...]
@@ -144,6 +160,7 @@ class CaptionSet:
     readability: str
     education_level: str
     generation: Generation
+    failure: Failure | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +200,7 @@ def write_table(path: pathlib.Path, kind: type, rows: Iterable) -> int:
     """
     check, schema, count = validator(kind), arrow_schema(kind), 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in _batched(rows):
+        for batch in batched(rows, _GROUP):
             plain = [_plain(row) for row in batch]
             for row in plain:
                 check(row)
@@ -253,8 +270,14 @@ def _fields(kind: type) -> tuple[_Field, ...]:
     )
 
 
-_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-_JSON = {str: "string", int: "integer", float: "number", bool: "boolean"}
+_ARROW = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    bytes: pa.binary(),
+}
+_JSON = {str: "string", int: "integer", float: "number", bool: "boolean", bytes: None}
 
 
 def _arrow(kind) -> pa.DataType:
@@ -271,6 +294,8 @@ def _arrow(kind) -> pa.DataType:
 
 
 def _schema(kind) -> dict:
+    if kind is bytes:
+        return {}
     if kind in _JSON:
         return {"type": _JSON[kind]}
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -342,11 +367,12 @@ def _without_none(kind, value):
     }
 
 
-def _batched(rows: Iterable) -> Iterator[list]:
+def batched(rows: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` rows; the last may be shorter."""
     batch = []
     for row in rows:
         batch.append(row)
-        if len(batch) == _GROUP:
+        if len(batch) == size:
             yield batch
             batch = []
     if batch:
