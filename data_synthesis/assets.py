@@ -57,6 +57,27 @@ def look(root: pathlib.Path, limits, min_shot: float, item: Item) -> tuple | str
         return f"{fault.code}: {fault.message}; not repaired: {e.message}"
 
 
+def cut(root: pathlib.Path, seed: int, clips, limits, known, item: Item) -> tuple | str:
+    """The clip, if there can be one, and the stills of a video; here as `look` is.
+
+    Args:
+      root: output folder.
+      clips, limits: `config.clips` and `config.media`.
+      known: id -> (cuts, duration, frames per second) of the video.
+
+    Returns:
+      Media, or "CODE: reason".
+    """
+    caps, (cuts, duration, fps) = video.media_limits(limits), known[item.id]
+    where = (item.video, root, item.id, seed)
+    try:
+        clip = cut_clip(*where, cuts, duration, fps, clips, caps)
+        stills = take_stills(*where, duration, clips.frames, caps)
+    except MediaError as e:
+        return f"{e.code}: {e.message}"
+    return (*([clip] if clip else []), *stills)
+
+
 def cut_clip(
     path: str,
     root: pathlib.Path,

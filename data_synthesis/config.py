@@ -97,6 +97,8 @@ def default_config() -> ml_collections.ConfigDict:
             captioner="groundtruth",
             truth="",  # groundtruth: truth.jsonl of the world
             checkpoint="",  # flax: a Qwen-VL checkpoint or hub id
+            batch_size=8,  # flax: requests that are answered together
+            flags=(),  # flax: more of python -m gve_jax.generate_serve
             url="",  # http: base of an OpenAI-compatible server, .../v1
             model="",  # http: the server's name of the model
             key_variable="OPENAI_API_KEY",  # http: where the key is, if one is needed
@@ -111,6 +113,7 @@ def default_config() -> ml_collections.ConfigDict:
             concurrency=32,  # requests under way
             requests_per_minute=0,  # quota of the whole run; 0: none
             tokens_per_minute=0,
+            workers=1,  # processes of the run, which share the quotas
             breaker=20,  # failures in a row that end the run
             deadline=300.0,  # seconds for one request, repetitions included
         )

@@ -34,6 +34,7 @@ class Texts(NamedTuple):
     texts: list[str]  # "" where `failures` names the row
     failures: dict[int, str]
     unfinished: list[int]  # rows whose text was cut off at `max_new_tokens`
+    tokens: list[tuple[int, int]]  # of each prompt and answer; (0, 0) for failures
 
 
 class Generator:
@@ -69,7 +70,7 @@ class Generator:
         stops = np.array([tokenizer.special(token) for token in _STOPS], np.int32)
         graphdef = abstract(model_config)[0]
 
-        def run(params, inputs, ids, settings):
+        def run(params, inputs, ids, settings, max_new_tokens):
             sampling = None
             if settings is not None:
                 seed, *how = settings
@@ -80,7 +81,7 @@ class Generator:
             model = nnx.merge(graphdef, params)
             return generate(model, inputs, stops, max_new_tokens, sampling)
 
-        self._function = jax.jit(run)
+        self._function = jax.jit(run, static_argnames="max_new_tokens")
 
     @classmethod
     def load(
@@ -132,7 +133,8 @@ class Generator:
 
     @property
     def compiled(self) -> int:
-        """Programs compiled so far: one per bucket met, and another if sampled."""
+        """Programs compiled so far: one per bucket met, and others if sampled, or for
+        another `max_new_tokens`."""
         return self._function._cache_size()
 
     def generate(
@@ -143,6 +145,7 @@ class Generator:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int = 0,
+        max_new_tokens: int | None = None,
         desc: str = "generate",
         progress: bool = True,
     ) -> Texts:
@@ -153,6 +156,7 @@ class Generator:
           temperature: 0 takes the likeliest token; above, tokens are drawn.
           top_p, top_k: which tokens may be drawn, as `Sampling`.
           seed: of the draws. An item's depend on it and on the item's id alone.
+          max_new_tokens: None: as of the class.
           desc, progress: a line on stderr.
 
         Returns:
@@ -167,7 +171,8 @@ class Generator:
                 "be at least 0, above 0 and at most 1, and at least 0"
             )
         settings = (seed, temperature, top_p, top_k) if temperature else None
-        out = Texts([""] * len(items), {}, [])
+        room = self._max_new_tokens if max_new_tokens is None else max_new_tokens
+        out = Texts([""] * len(items), {}, [], [(0, 0)] * len(items))
         waiting: dict[Any, list[tuple[int, Encoded]]] = collections.defaultdict(list)
         running: collections.deque = collections.deque()
         line = ProgressLine(desc, len(items), "items") if progress else None
@@ -177,7 +182,8 @@ class Generator:
             tokens, lengths = jax.device_get(result)
             for i, row, n in zip(rows, tokens, lengths[: len(rows)], strict=False):
                 out.texts[i] = self._tokenizer.decode(row[:n].tolist())
-                if n == self._max_new_tokens:
+                out.tokens[i] = (out.tokens[i][0], int(n))
+                if n == room:
                     out.unfinished.append(i)
                 if line:
                     line.advance()
@@ -191,7 +197,8 @@ class Generator:
             inputs, ids = jax.device_put(
                 (inputs, np.array(ids, np.uint32)), self._batch_sharding
             )
-            running.append((rows, self._function(self._params, inputs, ids, settings)))
+            result = self._function(self._params, inputs, ids, settings, room)
+            running.append((rows, result))
             if len(running) > 1:  # one runs while the next is read
                 finish()
 
@@ -209,6 +216,7 @@ class Generator:
                         if line:
                             line.advance()
                         continue
+                    out.tokens[i] = (len(encoded.tokens), 0)
                     members = waiting[self._processor.bucket(encoded)]
                     members.append((i, encoded))
                     if len(members) == self._batch_size:

@@ -31,6 +31,7 @@ RANK = {
     "restore": 6,
     "embed": 7,
     "generate": 7,
+    "generate_serve": 8,
     "mine": 8,
     "export": 7,
     "train": 9,

@@ -1,0 +1,1 @@
+"""Captioners: whatever writes texts about videos and stills, behind one interface."""
