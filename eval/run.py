@@ -118,15 +118,8 @@ def _write(config, sets, encoder, output, sides, provenance) -> dict:
         for (name, side, item), reason in sides.failures.items()
     ]
     replace(output / "missing.jsonl", _jsonl(failures))
-    page = report.render(
-        sets,
-        outcomes,
-        results,
-        provenance["checkpoint"],
-        failures,
-        shown=config.eval.gallery,
-    )
-    replace(output / "report.html", page.encode())
+    report.collect(sets, outcomes, output / "report", shown=config.eval.gallery)
+    report.write(report.read(output, "this run", results), output)
     # Last: with it, the folder is whole.
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     replace(output / "results.json", f"{text}\n".encode())

@@ -64,16 +64,13 @@ DATASETS: dict[str, str] = {
     "LoVR-C2V": "A short clip; which long video is it from?",
 }
 
-METRICS: dict[str, str] = {
-    "recall@1": "R@1",
-    "recall@10": "R@10",
-    "precision@1": "P@1",
-}
 
-MODALITIES: dict[str, str] = {
-    "text": "text",
-    "image": "image",
-    "video": "clip",
-    "text+image": "text + image",
-    "text+video": "text + clip",
-}
+def metric(name: str) -> str:
+    """recall@10 as R@10, precision@1 as P@1."""
+    kind, _, k = name.partition("@")
+    return f"{kind[0].upper()}@{k}"
+
+
+def modality(name: str) -> str:
+    """As of `uvrb.Dataset`, in words: a video that asks is a clip."""
+    return name.replace("video", "clip").replace("+", " + ")

@@ -27,7 +27,8 @@ class Answer(NamedTuple):
     rank: int | None
     score: float | None
     correct: bool
-    strip: str  # data URI, empty if the media cannot be shown
+    strip: str  # data URI, empty if there are no media or they cannot be shown
+    text: str
 
 
 class Example(NamedTuple):
@@ -40,6 +41,10 @@ class Example(NamedTuple):
     rank: int | None
     num_items: int
     answers: list[Answer]
+
+    def to_json(self) -> dict:
+        """Values for JSON, with the names of the fields."""
+        return self._asdict() | {"answers": [a._asdict() for a in self.answers]}
 
 
 class Strips:
@@ -110,6 +115,7 @@ def _example(data, outcome, i: int, strips: Strips) -> Example:
             float(found.scores[i, place]),
             row in relevant,
             strips(data.corpus[row]),
+            shortened(data.corpus[row].text or ""),
         )
         for place, row in enumerate(found.indices[i, :_ANSWERS].tolist())
         if row >= 0
@@ -121,15 +127,20 @@ def _example(data, outcome, i: int, strips: Strips) -> Example:
         truth = data.corpus[row]
         # Of several true videos the nearest is ranked; only if it is shown, say so.
         shown = rank if kept or len(relevant) == 1 else None
-        answers.append(Answer(truth.id, shown, score, True, strips(truth)))
-    text = query.text or ""
+        text = shortened(truth.text or "")
+        answers.append(Answer(truth.id, shown, score, True, strips(truth), text))
     kind = "image" if query.image else "clip" if query.video else ""
     return Example(
         query.id,
-        text if len(text) <= _TEXT else f"{text[:_TEXT].rstrip()} …",
+        shortened(query.text or ""),
         kind,
         strips(query) if kind else "",
         rank,
         len(data.corpus if data.candidates is None else data.candidates[i]),
         answers,
     )
+
+
+def shortened(text: str) -> str:
+    """What of a query is shown."""
+    return text if len(text) <= _TEXT else f"{text[:_TEXT].rstrip()} …"
