@@ -266,9 +266,10 @@ def test_arms_differ_in_what_they_say():
 def test_verdicts_follow_from_the_interval(low, high, word, said):
     arm = study().arms.pyramid
     middle = {"difference": (low + high) / 2, "low": low, "high": high}
-    found = verdict(arm, {"ability_average": middle}, 1)
+    found = verdict(arm, {"ability_average": middle}, 2)
     assert found["word"] == word and said in found["sentence"]
-    assert "over 1 seed." in found["sentence"]
+    alone = verdict(arm, {"ability_average": middle}, 1)
+    assert alone["word"] == "undecided" and "over 1 seed." in alone["sentence"]
     assert verdict(arm, None, 1)["word"] == "undecided"
 
 

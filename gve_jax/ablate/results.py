@@ -76,7 +76,8 @@ def verdict(arm: ConfigDict, comparison: dict | None, seeds: int) -> dict[str, s
     """What the study says on the paper's claim: a word, and a sentence of it.
 
     "shows" only if the interval of the ability average lies above 0, "does not show" if
-    it lies below, else "undecided".
+    it lies below, else "undecided"; and always that of one seed, whose interval knows
+    nothing of other seeds.
     """
     paper = f"The paper: {arm.points} points (3B, 7B), on other data."
     if comparison is None:
@@ -87,7 +88,10 @@ def verdict(arm: ConfigDict, comparison: dict | None, seeds: int) -> dict[str, s
         }
     found = comparison["ability_average"]
     low, high = 100 * found["low"], 100 * found["high"]
-    if low > 0:
+    if seeds == 1:
+        word = "undecided"
+        said = "undecided: one seed does not tell it from chance in training."
+    elif low > 0:
         word, said = "shows", "this study shows it."
     elif high < 0:
         word, said = "does not show", "this study does not show it, but the reverse."
