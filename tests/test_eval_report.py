@@ -274,6 +274,30 @@ def test_a_part_of_the_benchmark(part, root):
     _check(part / "report.html")
 
 
+def test_own_datasets_alone(root, tmp_path):
+    _evaluate(root, tmp_path, [OWN])
+    # Encoders that are not ours have no weights that are known.
+    found = runs.read(tmp_path, "this run")
+    results = found.results | {"contract": {"encoder": "precomputed"}}
+    report.write(found._replace(results=results), tmp_path)
+    page = _check(tmp_path / "report.html")
+    assert "on 0 of the 16 datasets" in page.words and OWN in page.words
+    assert "test bed" not in page.words and "Leaderboard" not in page.words
+
+
+def test_on_data_of_the_published_sizes(whole, tmp_path):
+    """Then own and published rows are one list, the best first."""
+    found = runs.read(whole[0], "this run")
+    records = {n: r | {"differences": ""} for n, r in found.records.items()}
+    report.write(found._replace(records=records), tmp_path)
+    page = _check(tmp_path / "report.html")
+    assert "test bed" not in page.words and "not comparable" not in page.words
+    board = page.source.split('id="leaderboard"')[1].split("</table>")[0]
+    assert board.count("<tbody") == 1 and board.count(">published<") == 16
+    averages = re.findall(r'</th>\s*<td class="n">([.0-9]+)', board)
+    assert len(averages) == 17 and averages == sorted(averages, reverse=True)
+
+
 def test_the_published_rows_compare_only_with_data_of_their_size(whole):
     found = runs.read(whole[0], "a_b & c")
     assert not found.published_size
@@ -341,19 +365,13 @@ def test_words_for_metrics_and_modalities():
     assert set(explain.DATASETS) == set(uvrb.DATASETS)
 
 
-def _command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "eval.report", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_runs_are_compared(whole, root, tmp_path):
     output, results, _ = whole
     other = tmp_path / "other" / "eval"
     _evaluate(root, other, [*uvrb.DATASETS, OWN])
-    done = _command(f"--runs={output},{other}", f"--output={tmp_path / 'both'}")
+    command = [sys.executable, "-m", "eval.report", f"--runs={output},{other}"]
+    command.append(f"--output={tmp_path / 'both'}")
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     page = _check(tmp_path / "both" / "report.html")
     # v2 is found there: one query of three, in every text dataset but one of R@10.
@@ -366,18 +384,18 @@ def test_runs_are_compared(whole, root, tmp_path):
     assert results["datasets"]["MSRVTT"]["score"] == pytest.approx(2 / 3)
 
 
-def test_the_command_says_what_is_wrong(part, tmp_path):
+def test_what_is_wrong_is_said(part, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(part, again)
     with pytest.raises(UserError, match=r"--runs: .* is named twice"):
         runs.labels([part, part])
     with pytest.raises(UserError, match=r"no finished evaluation"):
         runs.read(tmp_path, "x")
+    with pytest.raises(UserError, match=r"--output: .* is one of the runs"):
+        report.compare([runs.read(f, "x") for f in (part, again)], again)
     next((again / "report").glob("*.json")).unlink()
     with pytest.raises(UserError, match=r"run `python -m eval` again"):
         runs.read(again, "x")
-    done = _command(f"--runs={part},{again}", f"--output={part}")
-    assert done.returncode == 1 and "a folder of its own" in done.stderr
 
 
 def test_labels_are_what_differs():

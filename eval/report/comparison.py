@@ -9,14 +9,18 @@ from eval import compare as paired
 from eval.report import figures, pages
 from eval.report.runs import COLUMNS, Run, rows
 from gve_jax.disk import replace
+from gve_jax.types import UserError
 
 
 def compare(runs: Sequence[Run], output: pathlib.Path) -> None:
     """Writes report.html, report.md and report.tex; the first run is the baseline.
 
     Raises:
-      UserError: the runs are not of the same data; see `eval.compare`.
+      UserError: the runs are not of the same data (see `eval.compare`), or the page
+        would take the place of a run's own.
     """
+    if output.resolve() in [run.folder.resolve() for run in runs]:
+        raise UserError(f"--output: {output} is one of the runs: give another folder")
     output.mkdir(parents=True, exist_ok=True)
     board = rows(runs)
     first = runs[0]

@@ -28,12 +28,12 @@ def markdown(rows: Sequence[Row], own: Sequence[str], comparable: bool) -> str:
         best = _best(shown, columns, comparable)
         out += [f"## {title}", "", _bars(["Model", *columns.values()])]
         out.append(_bars(["---", *["--:"] * len(columns)]))
-        for row in shown:
+        for i, row in enumerate(shown):
             name = row.name.replace("|", r"\|").replace("<", "&lt;")
             cells = []
             for key in columns:
                 text, ends = _score(row.scores.get(key)), row.intervals.get(key)
-                text = f"**{text}**" if (row.name, key) in best else text
+                text = f"**{text}**" if (i, key) in best else text
                 cells.append(f"{text} {_interval(ends)}" if ends else text)
             out.append(_bars([f"{name} {_MARK}" if row.published else name, *cells]))
         out.append("")
@@ -59,7 +59,7 @@ def latex(rows: Sequence[Row], own: Sequence[str], comparable: bool) -> str:
             if i and row.published and not shown[i - 1].published:
                 out.append(r"\midrule")
             cells = [
-                rf"\textbf{{{text}}}" if (row.name, key) in best else text
+                rf"\textbf{{{text}}}" if (i, key) in best else text
                 for key in columns
                 for text in [_score(row.scores.get(key)).replace("–", "--")]
             ]
@@ -97,21 +97,19 @@ def _interval(ends: Sequence[float]) -> str:
 
 def _best(
     rows: Sequence[Row], columns: dict[str, str], comparable: bool
-) -> set[tuple[str, str]]:
+) -> set[tuple[int, str]]:
     """(row, column) of the best as printed; of one row alone there is none."""
+    parts = [
+        [i for i, row in enumerate(rows) if comparable or row.published is kind]
+        for kind in (False, True)
+    ]
     found = set()
-    parts = (
-        [rows]
-        if comparable
-        else [[r for r in rows if r.published is kind] for kind in (False, True)]
-    )
     for part in parts:
         for key in columns:
-            scores = [(row.scores.get(key), row.name) for row in part]
-            known = [(_score(s), name) for s, name in scores if s is not None]
+            printed = {i: _score(rows[i].scores.get(key)) for i in part}
+            known = [text for text in printed.values() if text != "–"]
             if len(known) > 1:
-                best = max(known)[0]
-                found |= {(name, key) for score, name in known if score == best}
+                found |= {(i, key) for i in part if printed[i] == max(known)}
     return found
 
 
