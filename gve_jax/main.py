@@ -12,8 +12,16 @@ from gve_jax.types import UserError
 COMPILED = os.path.join(os.path.expanduser("~"), ".cache", "gve_jax", "compiled")
 
 
-def run(main: Callable[[list[str]], None], required: Sequence[str] = ()) -> None:
-    """Runs `main` under absl: exit 0 done, 1 failed with one line, 2 bad flags."""
+def run(
+    main: Callable[[list[str]], None],
+    required: Sequence[str] = (),
+    others: bool = False,
+) -> None:
+    """Runs `main` under absl: exit 0 done, 1 failed with one line, 2 bad flags.
+
+    `others`: arguments that are no flag of ours are for `main` to judge, after the
+    program's name; else they are refused.
+    """
     # Libraries log every start at INFO; what a user needs is printed.
     logging.set_verbosity(logging.WARNING)
     # An environment variable, because not every command imports jax.
@@ -22,7 +30,7 @@ def run(main: Callable[[list[str]], None], required: Sequence[str] = ()) -> None
         flags.mark_flag_as_required(name)
 
     def checked(argv: list[str]) -> None:
-        if len(argv) > 1:
+        if len(argv) > 1 and not others:
             _stop(f"unexpected argument {argv[1]!r}: flags look like --name=value", 2)
         try:
             main(argv)
@@ -33,7 +41,7 @@ def run(main: Callable[[list[str]], None], required: Sequence[str] = ()) -> None
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            rest = flags.FLAGS(argv)
+            rest = flags.FLAGS(argv, known_only=others)
             for name in required:  # a config file that fails to load says so on use
                 getattr(flags.FLAGS[name].value, "seed", None)
             return rest
