@@ -1,5 +1,6 @@
 """The charts of the report, as inline SVG that is the same for the same numbers."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -30,7 +31,9 @@ def radar(
     names = list(next(iter(own.values())))
     lines = [
         (values, colour, "-", label)
-        for (label, values), colour in zip(own.items(), COLOURS, strict=False)
+        for (label, values), colour in zip(
+            own.items(), itertools.cycle(COLOURS), strict=False
+        )
     ]
     lines.append((chance, SOFT, ":", "chance"))
     lines.append((published, OTHER if len(own) == 1 else INK, "--", published_label))

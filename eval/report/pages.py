@@ -73,7 +73,7 @@ def write(run: Run, output: pathlib.Path) -> None:
         probes=_probes(run),
         stale=_stale(run),
         scaling=run.scaling,
-        sweeps=scaling_charts(run),
+        sweeps=_scaling_charts(run),
         manifests=sorted({r["manifest"] for r in run.records.values()} - {""}),
     )
     replace(output / "report.html", text)
@@ -91,7 +91,9 @@ def environment() -> jinja2.Environment:
     return found
 
 
-def write_tables(board: Sequence[Row], runs: Sequence[Run], output: pathlib.Path):
+def write_tables(
+    board: Sequence[Row], runs: Sequence[Run], output: pathlib.Path
+) -> None:
     """Writes report.md and report.tex."""
     comparable = all(run.published_size for run in runs)
     for suffix, make in (("md", tables.markdown), ("tex", tables.latex)):
@@ -120,7 +122,7 @@ def radar(runs: Sequence[Run]) -> Markup | None:
     )
 
 
-def scaling_charts(run: Run) -> dict[str, Markup]:
+def _scaling_charts(run: Run) -> dict[str, Markup]:
     """Sweep -> chart, of those there are."""
     variants = run.scaling["variants"] if run.scaling else []
     charts = {s: figures.scaling(variants, s) for s in ("frames", "tokens")}

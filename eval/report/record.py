@@ -20,7 +20,7 @@ import hashlib
 import pathlib
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from eval.datasets import RetrievalSet
 from eval.protocol import Outcome
@@ -91,9 +91,6 @@ def histogram(
 ) -> dict:
     """Ranks in bins that end at 1, 2, 5, 10, 20, 50 and so on; see "ranks" above.
 
-    A random order of N items has none of P positives among its first k with the
-    hypergeometric probability C(N - P, k) / C(N, k).
-
     Args:
       ranks: float64 [n], of the best positive; inf: not found.
       num_positives: int [n]; num_items: int [n].
@@ -101,10 +98,7 @@ def histogram(
     ends = [1]
     while ends[-1] < num_items.max():
         ends.append(ends[-1] * 5 // 2 if str(ends[-1])[0] == "2" else ends[-1] * 2)
-    chance = [
-        stats.hypergeom.sf(0, num_items, num_positives, np.minimum(k, num_items)).sum()
-        for k in ends
-    ]
+    chance = [(1 - _share_without(num_items, num_positives, k)).sum() for k in ends]
     found = [int((ranks <= k).sum()) for k in ends]
     return {
         "ends": ends,
@@ -112,6 +106,17 @@ def histogram(
         "chance": np.diff(chance, prepend=0).tolist(),
         "not_found": int(np.isinf(ranks).sum()),
     }
+
+
+def _share_without(items: np.ndarray, positives: np.ndarray, k: int) -> np.ndarray:
+    """Share of the orders of N items that have none of P among the first k.
+
+    C(N - P, k) / C(N, k), as in `retrieval.chance`, whose time grows with k.
+    """
+    others, k = items - positives, np.minimum(k, items)
+    log = special.gammaln(others + 1) - special.gammaln(np.maximum(others - k, 0) + 1)
+    log += special.gammaln(items - k + 1) - special.gammaln(items + 1)
+    return np.where(others >= k, np.exp(log), 0)
 
 
 def groups(values: np.ndarray, hits: np.ndarray) -> list[dict]:

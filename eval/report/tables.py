@@ -1,6 +1,6 @@
 """Abilities and datasets of runs and published models, as Markdown and as LaTeX."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from eval import abilities
 from eval.report.runs import COLUMNS, Row
@@ -73,7 +73,8 @@ def latex(rows: Sequence[Row], own: Sequence[str], comparable: bool) -> str:
     return "\n".join([*out, ""])
 
 
-def _tables(own: Sequence[str]) -> dict:
+def _tables(own: Sequence[str]) -> Iterable[tuple[str, dict[str, str]]]:
+    """Titles, and the columns: key of `Row.scores` -> head."""
     tables = {
         "Abilities": COLUMNS,
         "Datasets": {name: name for name in abilities.DATASETS},
