@@ -114,7 +114,7 @@ def grade(text: str) -> float:
     """Flesch-Kincaid grade: years of school that a reader needs; 0 for no words.
 
     0.39 words a sentence + 11.8 syllables a word - 15.59 (Kincaid et al. 1975), with
-    the syllables counted as places of hyphenation.
+    the syllables counted as places of hyphenation: somewhat too few.
     """
     words = words_of(text)
     if not words:
@@ -141,7 +141,7 @@ def estimate(text: str) -> dict[str, float]:
 
 @functools.cache
 def _dictionary() -> pyphen.Pyphen:
-    return pyphen.Pyphen(lang="en_US", left=1, right=1)
+    return pyphen.Pyphen(lang="en_US")
 
 
 @functools.lru_cache(1 << 16)

@@ -14,17 +14,7 @@ _SHORT_SIDE = 448  # pixels, at most
 
 
 def as_jpegs(limits: Limits, item: Item) -> tuple[bytes, ...] | str:
-    """JPEG bytes of frames evenly spread over a video; or of an image as it is.
-
-    Returns:
-      Them, or why there are none.
-    """
-    if item.image:
-        try:
-            with open(item.image, "rb") as f:
-                return (f.read(),)
-        except OSError as e:
-            return f"{item.image}: {e.strerror}"
+    """JPEG bytes of frames evenly spread over a video, or why there are none."""
     try:
         frames = media.read_video(item.video, NUMBER, limits=limits)
     except MediaError as e:

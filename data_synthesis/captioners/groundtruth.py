@@ -114,16 +114,18 @@ def _query(
         faults = validation.query({"query": text}, clip=clip)
         if not faults or (not clip and not validation.fatal(faults)):
             return text
-    raise AssertionError(f"no query in {_TRIES} tries for {request.id}")
+    raise AssertionError(f"no query in {_TRIES} tries, as {text!r}: {faults}")
 
 
 def _worded(
     scene: graph.Scene, shown: graph.Scene, u: float, clip: bool, rng: random.Random
 ) -> str:
     t = Teller(scene, rng)
+    t.most = 1 if clip else 2  # events told
     medium = "reference clip" if clip else "reference image"
     in_sight = [shown.things[i] for i, _, _ in templates.seen(shown, u)]
-    where = f" {t.theme()}" if scene.theme != shown.theme or t.chance(0.3) else ""
+    elsewhere = t.chance(0.3 if scene.theme == shown.theme else 0.6 if clip else 1.0)
+    where = f" {t.theme()}" if elsewhere else ""
     event = scene.events_of(0)[0]
     same = [thing for thing in in_sight if thing.identity == scene.things[0].identity]
     if not same:
@@ -136,9 +138,12 @@ def _worded(
         return (
             f"Instead of the {colour} {shape} from the {medium}, {noun} {moves}{where}."
         )
-    colour = t.pick(lex.COLOURS[same[0].colour])
-    shape = t.pick((*lex.SHAPES[same[0].shape], "object"))
-    hero = f"the {colour} {shape} from the {medium}"
+    # One attribute: with shape and colour the text alone would find it.
+    thing, word = same[0], t.pick(("object", "shape"))
+    look = t.pick(lex.COLOURS[thing.colour])
+    if thing.texture != "plain" and t.chance(0.5):
+        look = t.pick(lex.TEXTURES[thing.texture])
+    hero = f"the {look} {word} from the {medium}"
     if t.chance(0.5):
         return f"{capital(hero)}, now {t.moves(0, gerund=True)}{where}."
     return f"{capital(hero)} now {t.moves(0)}{where}."

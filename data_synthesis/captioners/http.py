@@ -63,7 +63,7 @@ class Http:
         local = _checked(c.url, c.model, bool(self._key))
         self._url = c.url.rstrip("/")
         self.id, self.fingerprint = c.model, f"{self._url} {c.model}"
-        self._stop = threading.Event()
+        self._stop, self._broken = threading.Event(), None
         self._sleep = sleep or self._stop.wait
         waits = {"sleep": self._sleep}
         self._requests = Bucket(c.requests_per_minute / c.workers, **waits)
@@ -86,19 +86,20 @@ class Http:
         )
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        items = [_item(i, request) for i, request in enumerate(requests)]
+        videos = [Item(r.id, video=r.videos[0].path) for r in requests if r.videos]
         pool = futures.ThreadPoolExecutor(self._config.concurrency)
         running: dict[futures.Future, int] = {}
         self._stop.clear()
-        with contextlib.closing(self._reader.ahead(items)) as read:
+        with contextlib.closing(self._reader.ahead(videos)) as read:
             try:
-                for i, pictures in enumerate(read):
+                for i, request in enumerate(requests):
+                    pictures = next(read) if request.videos else _picture(request)
                     if isinstance(pictures, str):
                         lost = isinstance(pictures, Lost)
                         outcome = Outcome.TRANSIENT if lost else Outcome.FATAL
                         yield i, Response(outcome, detail=str(pictures))
                         continue
-                    running[pool.submit(self._answer, requests[i], pictures)] = i
+                    running[pool.submit(self._answer, request, pictures)] = i
                     if len(running) > 2 * self._config.concurrency:
                         yield from _finished(running)
                 while running:
@@ -126,20 +127,25 @@ class Http:
             reraise=True,
         )
         try:
-            response = retrying(self._once, request, pictures, guess, end)
-        except _Again as e:
-            self._is_there(str(e))
-            self._breaker.failed(str(e))
-            return Response(Outcome.TRANSIENT, detail=str(e))
-        if response.outcome is Outcome.FATAL:
-            self._breaker.failed(response.detail)
-        else:
-            self._breaker.passed()
-        return response
+            try:
+                response = retrying(self._once, request, pictures, guess, end)
+            except _Again as e:
+                self._is_there(str(e))
+                response = Response(Outcome.TRANSIENT, detail=str(e))
+            if response.outcome in (Outcome.TRANSIENT, Outcome.FATAL):
+                self._breaker.failed(response.detail)
+            else:
+                self._breaker.passed()
+            return response
+        except UserError as e:
+            # At once, before another request begins.
+            self._broken = e
+            self._stop.set()
+            raise
 
     def _once(self, request: Request, pictures, guess: float, end: float) -> Response:
         if self._stop.is_set():
-            raise futures.CancelledError
+            raise self._broken or futures.CancelledError
         self._requests.take(1)
         self._tokens.take(guess)
         # A try that hangs leaves time for another.
@@ -288,12 +294,13 @@ def _checked(url: str, model: str, key: bool) -> bool:
     return local
 
 
-def _item(i: int, request: Request) -> Item:
-    return Item(
-        str(i),
-        video=request.videos[0].path if request.videos else None,
-        image=request.images[0].path if request.images else None,
-    )
+def _picture(request: Request) -> tuple[bytes, ...] | str:
+    """A still of ours as it is: nothing is decoded. Or why it cannot be had."""
+    try:
+        with open(request.images[0].path, "rb") as f:
+            return (f.read(),)
+    except OSError as e:
+        return f"{request.images[0].path}: {e.strerror}"
 
 
 def _finished(
