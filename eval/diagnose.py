@@ -234,5 +234,6 @@ if __name__ == "__main__":
         found = diagnose(config, sets, encoder, output, names, paraphrases)
         print(table(found))
         print(f"\nprobes: {output / 'probes.json'}")
+        print(f"show them: python -m eval.report --runs={output}")
 
     command.run(main, required=("config", "output"))

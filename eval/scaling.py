@@ -1,7 +1,7 @@
 """Test-time scaling: one checkpoint under more frames, and under more tokens a frame.
 
 python -m eval.scaling --config=configs/uvrb_mini.py \
-    --checkpoint=runs/quickstart/train --output=runs/quickstart/scaling \
+    --checkpoint=runs/quickstart/train --output=runs/quickstart/eval/scaling \
     --frames=4,8,16 --tokens=9,16,36
 
 Frames are swept at the checkpoint's own tokens, tokens at its own number of frames (8
@@ -254,5 +254,7 @@ if __name__ == "__main__":
         whole = scale(config, sets, found, output, frames, tokens, _CHECKPOINT.value)
         print(table(whole))
         print(f"\nscaling: {output / 'scaling.json'}")
+        if output.name == "scaling":
+            print(f"show it: python -m eval.report --runs={output.parent}")
 
     command.run(main, required=("config", "checkpoint", "output"))

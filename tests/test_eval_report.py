@@ -109,7 +109,8 @@ def whole(root, tmp_path_factory):
         for frames in (4, 8)
     ]
     sweep = {"own": {"frames": 8, "tokens": 9}, "max_tokens": 99, "variants": variants}
-    (output / "scaling.json").write_text(json.dumps(sweep))
+    (output / "scaling").mkdir()
+    (output / "scaling" / "scaling.json").write_text(json.dumps(sweep))
     report.write(runs.read(output, "this run"), output)
     return output, results, plain
 

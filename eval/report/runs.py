@@ -24,7 +24,7 @@ class Run(NamedTuple):
     records: dict[str, dict]  # dataset -> see `eval.report.record`
     missing: list[dict]  # missing.jsonl
     probes: dict | None  # probes.json, see `eval.diagnose`
-    scaling: dict | None  # scaling.json, see `eval.scaling`
+    scaling: dict | None  # scaling/scaling.json, see `eval.scaling`
 
     @property
     def published_size(self) -> bool:
@@ -66,7 +66,8 @@ def read(folder: pathlib.Path, label: str, results: dict | None = None) -> Run:
                 f"{path}: no such file: run `python -m eval` again, its vectors are "
                 "kept"
             )
-    probes, scaling = (_json(folder / f"{n}.json") for n in ("probes", "scaling"))
+    probes = _json(folder / "probes.json")
+    scaling = _json(folder / "scaling" / "scaling.json")
     missing = read_rows(folder / "missing.jsonl")
     return Run(label, folder, results, records, missing, probes, scaling)
 
