@@ -128,6 +128,8 @@ def default_config() -> ml_collections.ConfigDict:
                 I2V=200_000, V2V=36_000,
             ),
             scale=0.0,  # 0: as many as the videos give, in the table's proportions
+            spare=2.0,  # of a quota: composed queries written, as some are dropped
+            neighbours=5,  # videos in similar words that a reference is drawn from
             pool=100,  # distractors of the test that a composed query needs both parts
             splits=dict(train=0.98, validation=0.02),  # by source and duplicates
         )

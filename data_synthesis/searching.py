@@ -1,0 +1,97 @@
+"""Exact search of a corpus of vectors: found by jax aside, settled here in float64."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from gve_jax.types import UserError
+
+# What a score in float32 may be off by: ten times what sums of thousands of terms are.
+_ERROR = 1e-5
+
+
+class Search:
+    """A process that searches; for one thread. It ends with this one, or by `close`."""
+
+    @classmethod
+    @functools.cache
+    def shared(cls) -> "Search":
+        """The one of this process: shards follow each other, starting takes long."""
+        return cls()
+
+    def __init__(self):
+        path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gve_jax.mine.serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+            process_group=0,  # Ctrl-C is for the caller, which ends it
+        )
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def __call__(
+        self, queries: np.ndarray, corpus: pathlib.Path, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 [n, k] and rows int32 [n, k], as of `gve_jax.mine.serve`.
+
+        Raises:
+          UserError: the process ended; it said why on stderr.
+        """
+        request = {"corpus": str(corpus), "k": k, "queries": len(queries)}
+        data = np.ascontiguousarray(queries, "<f4").tobytes()
+        size = 4 * len(queries) * k
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n" + data)
+            self._process.stdin.flush()
+            scores = self._process.stdout.read(size)
+        except BrokenPipeError:
+            scores = b""
+        rows = self._process.stdout.read(size)
+        if len(scores) + len(rows) < 2 * size:
+            raise UserError(f"the search of {corpus} ended without an answer")
+        shape = len(queries), k
+        return (
+            np.frombuffer(scores, "<f4").reshape(shape),
+            np.frombuffer(rows, "<i4").reshape(shape),
+        )
+
+
+def exact(
+    query: np.ndarray,
+    corpus: np.ndarray,
+    names: list[str],
+    found: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rescores what a search found for a query, and orders it by (score, name).
+
+    Args:
+      query: float32 [d].
+      corpus: float32 [m, d], for its rows.
+      names: of the found rows, for equal scores.
+      found: scores and rows [k], without empty places.
+
+    Returns:
+      Scores float64 [k], the highest first; the places [k] in `found` that they have;
+      and how many of them are sure: no row that was not found belongs among these.
+    """
+    scores, rows = found
+    exactly = score(query, corpus[rows])
+    order = np.lexsort((np.array(names), -exactly))
+    if len(rows) == len(corpus):
+        return exactly[order], order, len(rows)
+    sure = int(np.sum(exactly > scores.min() + _ERROR))
+    return exactly[order], order, sure
+
+
+def score(query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Float64 [n] of float32 [d] and [n, d], summed in one order everywhere."""
+    return np.sum(vectors.astype(np.float64) * query.astype(np.float64), axis=1)
