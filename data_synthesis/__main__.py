@@ -21,7 +21,7 @@ from gve_jax.main import run as run_command
 from gve_jax.types import UserError
 
 # In this order; a stage is a module of `data_synthesis.stages`.
-STAGES = ("ingest", "qc", "links", "groups", "embed", "decide")
+STAGES = ("ingest", "benchmark", "qc", "links", "groups", "embed", "decide")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.")
 _INPUT = flags.DEFINE_string("input", None, "raw.jsonl: id, video and text a line.")

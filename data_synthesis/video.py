@@ -10,6 +10,7 @@ import scenedetect
 from data_synthesis import hashes, motion
 from gve_jax import media
 from gve_jax.media import Limits
+from gve_jax.types import Item
 
 # PySceneDetect's own default; the frames' short side is that of `motion`.
 _ADAPTIVE = 3.0
@@ -86,6 +87,19 @@ def inspect(path: str, limits: Limits, min_shot: float) -> Inspection:
         frames_sha256=digest.hexdigest(),
         cuts=tuple(cuts),
     )
+
+
+def identify(max_seconds: float, item: Item) -> tuple | str:
+    """What tells a trusted video apart: (`frames_sha256`, `hashes`), or "CODE: reason".
+
+    It may be longer than others: up to a million frames.
+    """
+    limits = Limits(max_seconds=max_seconds, max_frames=1_000_000)
+    try:
+        found = inspect(item.video, limits, min_shot=1.0)  # its shots are not used
+    except media.MediaError as e:
+        return f"{e.code}: {e.message}"
+    return found.frames_sha256, found.hashes
 
 
 def media_limits(config) -> Limits:

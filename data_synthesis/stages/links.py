@@ -3,29 +3,33 @@
 Records that have something in common meet in a group: the bytes of their files, their
 decoded frames, a band of their perceptual hashes, their text. What a group finds goes
 to the shard of the record it is about. Of a band that very many share, only the first
-are compared.
+are compared with each other; with the benchmark all are.
 """
 
 import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
 
 from data_synthesis import hashes, pipelines, shards
 from data_synthesis.record import Record, read_table
 from data_synthesis.rectify import normalised
 from data_synthesis.run import Run, Stage, key, whole_stage_hash
 from data_synthesis.shards import Key, Layout
+from data_synthesis.stages.benchmark import Evaluated
 
-STAGE = Stage("links", ("qc",), ("duplicates",))
+STAGE = Stage("links", ("qc",), ("duplicates.max_distance", "duplicates.benchmark"))
 # Records of one band that are compared, each with each.
 _MOST = 400
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """`kind`: "bytes", "frames", "near", "mirrored" (to record `other`) or "text"
-    (`number` videos share it)."""
+    """`kind`: "bytes", "frames", "near", "mirrored" (to record `other`), "text"
+    (`number` videos share it) or "benchmark" (it repeats the file `other` of it)."""
 
     id: str
     kind: str
@@ -34,57 +38,99 @@ class Link:
     distance: float = 0.0
 
 
+class Member(NamedTuple):
+    """Of a group; `name`: a record's id, or the path of a file of the benchmark."""
+
+    name: str
+    evaluated: bool = False
+    sha256: str = ""
+    hashes: tuple[str, ...] = ()
+    turned: bool = False  # the hashes are of the mirrored frames
+
+
 def work(run: Run) -> pipelines.Grouped:
     """All shards follow from all of `qc`."""
     inputs = {"qc": whole_stage_hash(run, "qc")}
+    evaluated = bool(run.config.duplicates.benchmark)
+    if evaluated:
+        inputs["benchmark"] = whole_stage_hash(run, "benchmark")
     return pipelines.Grouped(
         run.layout,
         (key(run, STAGE, inputs),) * run.layout.shards,
         tuple(range(run.layout.shards)),
-        functools.partial(_expand, run.layout),
+        functools.partial(_expand, run.layout, evaluated),
         functools.partial(_meet, run.layout, run.config.duplicates.max_distance),
         _write,
     )
 
 
-def _expand(layout: Layout, shard: int) -> Iterator[tuple[tuple[str, str], tuple]]:
+def _expand(
+    layout: Layout, evaluated: bool, shard: int
+) -> Iterator[tuple[tuple[str, str], tuple]]:
     for record in read_table(layout.table("qc", shard), Record):
         if not record.alive:
             continue
-        yield ("bytes", record.source.sha256), (record.id,)
-        yield ("frames", record.frames_sha256), (record.id,)
+        member = Member(record.id)
+        yield ("bytes", record.source.sha256), member
+        yield ("frames", record.frames_sha256), member
         if text := normalised(record.text.rectified):
-            yield ("text", text), (record.id, record.source.sha256)
-        for band in hashes.bands(record.hashes):
-            yield ("band", band), (record.id, record.hashes, False)
-        for band in hashes.bands(record.mirrored):
-            yield ("band", band), (record.id, record.mirrored, True)
+            yield ("text", text), member._replace(sha256=record.source.sha256)
+        straight = member._replace(hashes=record.hashes)
+        turned = member._replace(hashes=record.mirrored, turned=True)
+        for one in (straight, turned):
+            for band in hashes.bands(one.hashes):
+                yield ("band", band), one
+    if evaluated:
+        for row in read_table(layout.table("benchmark", shard), Evaluated):
+            member = Member(row.path, evaluated=True, hashes=row.hashes)
+            yield ("bytes", row.sha256), member
+            if not row.fault:
+                yield ("frames", row.frames_sha256), member
+            for band in hashes.bands(row.hashes):
+                yield ("band", band), member
 
 
-def _meet(layout: Layout, limit: float, met: tuple[str, str], rows: Iterator):
-    kind, members = met[0], sorted(rows)
-    if len(members) < 2:
-        return
+def _meet(layout: Layout, limit: float, met: tuple[str, str], rows: Iterator[Member]):
+    kind, found = met[0], sorted(rows)
+    members = [member for member in found if not member.evaluated]
+    theirs = [member for member in found if member.evaluated]
     if kind == "text":
-        videos = len({sha256 for _, sha256 in members})
-        links = [Link(i, "text", number=videos) for i, _ in members if videos > 1]
+        videos = len({member.sha256 for member in members})
+        links = [Link(m.name, "text", number=videos) for m in members if videos > 1]
     elif kind == "band":
-        links = list(_near(members[:_MOST], limit))
+        links = [*_near(members[:_MOST], limit), *_evaluated(members, theirs, limit)]
     else:
-        first = members[0][0]
-        links = [Link(i, kind, first) for (i,) in members[1:]]
+        links = [Link(m.name, kind, members[0].name) for m in members[1:]]
+        links += [Link(m.name, "benchmark", theirs[0].name) for m in members if theirs]
     for link in links:
         yield layout.shard_of(link.id), link
 
 
-def _near(members: list[tuple], limit: float) -> Iterator[Link]:
-    for (a, one, turned), (b, two, other) in itertools.combinations(members, 2):
-        if a == b or (turned and other):
+def _near(members: list[Member], limit: float) -> Iterator[Link]:
+    for one, two in itertools.combinations(members, 2):
+        if one.name == two.name or (one.turned and two.turned):
             continue
-        found = hashes.distance(one, two)
+        found = hashes.distance(one.hashes, two.hashes)
         if found <= limit:
-            kind = "mirrored" if turned or other else "near"
-            yield Link(max(a, b), kind, min(a, b), distance=found)
+            kind = "mirrored" if one.turned or two.turned else "near"
+            first, second = sorted((one.name, two.name))
+            yield Link(second, kind, first, distance=found)
+
+
+def _evaluated(
+    members: list[Member], theirs: list[Member], limit: float
+) -> Iterator[Link]:
+    if not theirs:
+        return
+    table = np.array([[int(h, 16) for h in m.hashes] for m in theirs], np.uint64)
+    for member in members:
+        own = np.array([int(h, 16) for h in member.hashes], np.uint64)
+        found = np.bitwise_count(table ^ own).mean(1)
+        best = int(found.argmin())
+        if found[best] <= limit:
+            yield Link(
+                member.name, "benchmark", theirs[best].name, distance=float(found[best])
+            )
 
 
 def _write(layout: Layout, key: Key, shard: int, rows: list[Link]) -> None:
