@@ -50,9 +50,9 @@ class Cache:
         text = json.dumps(identity, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         self._log = VectorLog(self._folder / digest[:24], identity, encoder.dim)
-        self._own, self._processes = jax.process_index(), jax.process_count()
+        self._process, self._processes = jax.process_index(), jax.process_count()
         if getattr(encoder, "collective", False):
-            self._own, self._processes = 0, 1  # they do all of it together
+            self._process, self._processes = 0, 1  # they do all of it together
         self._files = FileHashes(self._folder / "files")
 
     def learn(self, paths: Iterable[str]) -> None:
@@ -87,7 +87,7 @@ class Cache:
     def fill(self, items: Mapping[bytes, Item]) -> EmbedStats:
         """Embeds what is lacking; of several processes, this one's share."""
         own = {key: item for key, item in items.items() if self._mine(key)}
-        stats = self._log.fill(self._encoder, own, "embed")
+        stats = self._log.fill(self._encoder.embed, own, "embed")
         self._meet("vectors")
         self._log.refresh()
         for key in items:
@@ -104,7 +104,7 @@ class Cache:
         return self._log.failures[key].reason if found is None else found
 
     def _mine(self, name: bytes) -> bool:
-        return zlib.crc32(name) % self._processes == self._own
+        return zlib.crc32(name) % self._processes == self._process
 
     def _meet(self, name: str) -> None:
         if self._processes > 1:

@@ -1,5 +1,8 @@
 """Encoders of others: CLIP against plain torch, VideoPrism against its interface."""
 
+import functools
+import pathlib
+import subprocess
 import sys
 import types
 
@@ -10,12 +13,14 @@ import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from eval.encoders import clip, videoprism
+from eval.encoders import clip, reading
 from eval.encoders.videoprism import VideoPrism
 from gve_jax import media
+from gve_jax.preprocess import Reader
 from gve_jax.types import Item, UserError
 from tests import tiny
 
+ROOT = pathlib.Path(__file__).parents[1]
 SIZE = 32
 WORDS = ["<start>", "<end>", "a", "red", "blue", "square", "goes", "left"]
 
@@ -164,7 +169,17 @@ def test_videoprism_says_what_is_missing(monkeypatch):
 
 def test_frames_become_squares():
     frames = np.random.default_rng(0).integers(0, 256, (2, 30, 50, 3), dtype=np.uint8)
-    assert clip.centre_square(24, frames).shape == (2, 24, 24, 3)
-    tall = clip.centre_square(24, frames.transpose(0, 2, 1, 3))
+    assert reading.centre_square(24, frames).shape == (2, 24, 24, 3)
+    tall = reading.centre_square(24, frames.transpose(0, 2, 1, 3))
     assert tall.shape == (2, 24, 24, 3)
-    assert videoprism.squeeze(24, frames).shape == (2, 24, 24, 3)
+    assert reading.squeeze(24, frames).shape == (2, 24, 24, 3)
+
+
+def test_frames_are_read_elsewhere_without_jax(items):
+    read = functools.partial(reading.read, 4, functools.partial(reading.squeeze, 24))
+    (here,) = Reader(read).ahead([items[1]])
+    (there,) = Reader(read, 1).ahead([items[1]])
+    np.testing.assert_array_equal(here.video, there.video)
+    assert there.video.shape == (4, 24, 24, 3)
+    code = "import sys, eval.encoders.reading; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -464,7 +464,8 @@ def test_an_encoder_by_its_name():
     ):
         encoder = encoder_flags.encoder_from_flags(config)
         assert encoder_flags.named() == 'tests.stub_encoders:Colours {"scale": 3.0}'
-    assert encoder.contract.to_json()["scale"] == 3.0
+    contract = encoder.contract.to_json()
+    assert contract["scale"] == 3.0 and contract["arguments"] == {"scale": 3.0}
     assert encoder.decode.decode_workers == 3
 
 

@@ -12,9 +12,9 @@ the mean of their unit vectors.
 import functools
 
 import numpy as np
-from PIL import Image
 
-from eval.encoders.frames import FrameEncoder, Shown, unit_rows
+from eval.encoders.frames import FrameEncoder, unit_rows
+from eval.encoders.reading import Shown, centre_square
 
 # Of the pixels, in 0..1, that CLIP was trained on (github.com/openai/CLIP, clip.py).
 _MEAN = np.float32([0.48145466, 0.4578275, 0.40821073])
@@ -70,25 +70,3 @@ class Clip(FrameEncoder):
         x = self._torch.from_numpy(np.ascontiguousarray(x)).to(self._model.device)
         found = self._model.get_image_features(pixel_values=x)
         return found.pooler_output.cpu().numpy()
-
-
-def centre_square(size: int, frames: np.ndarray) -> np.ndarray:
-    """The shorter side scaled to `size`, as CLIP's bicubic, and the centre cut out.
-
-    Args:
-      size: pixels.
-      frames: uint8 [n, h, w, 3].
-
-    Returns:
-      uint8 [n, size, size, 3].
-    """
-    height, width = frames.shape[1:3]
-    short = min(height, width)
-    to = (width * size // short, height * size // short)
-    left, top = ((n - size) // 2 for n in to)
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(frame).resize(to, Image.Resampling.BICUBIC))
-            for frame in frames
-        ]
-    )[:, top : top + size, left : left + size]

@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import json
-import sys
 
 import jax
 import ml_collections
@@ -11,7 +10,7 @@ from absl import flags
 
 from eval.encoders.frames import FrameEncoder
 from eval.encoders.precomputed import Precomputed
-from eval.encoders.protocol import Encoder
+from eval.encoders.protocol import Encoder, Identity
 from gve_jax.embed.flags import embedder_from_flags
 from gve_jax.types import UserError
 
@@ -41,14 +40,17 @@ def encoder_from_flags(config: ml_collections.ConfigDict) -> Encoder | Precomput
         return Precomputed(_VECTORS.value)
     if not _ENCODER.value:
         return embedder_from_flags(config, devices=jax.local_devices())
-    factory = _factory(_ENCODER.value)
+    factory, arguments = _factory(_ENCODER.value), _arguments()
     try:
-        inspect.signature(factory).bind(**_arguments())
+        inspect.signature(factory).bind(**arguments)
     except TypeError as e:
         raise UserError(f"--encoder_args: {_ENCODER.value}: {e}") from None
-    encoder = factory(**_arguments())
+    encoder = factory(**arguments)
     if isinstance(encoder, FrameEncoder):
         encoder.decode = config.embed
+        # Whatever they change, vectors of other arguments are not taken for these.
+        values = encoder.contract.to_json() | {"arguments": arguments}
+        encoder.contract = Identity(values)
     return encoder
 
 
@@ -62,7 +64,6 @@ def _factory(name: str):
     module, _, attribute = name.partition(":")
     if not attribute:
         raise UserError(f"--encoder={name}: expected package.module:factory")
-    sys.path.append("")  # the user's own, where the command was given
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as e:

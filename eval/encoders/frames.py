@@ -19,26 +19,18 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from eval.encoders.protocol import Identity
+from eval.encoders.reading import Shown, read
 from gve_jax import media
 from gve_jax.config import default_config
 from gve_jax.embed import EmbedResult, EmbedStats
-from gve_jax.preprocess import Reader, reorder
+from gve_jax.preprocess import Reader
 from gve_jax.progress import ProgressLine
 from gve_jax.types import Item, UserError
-
-
-class Shown(NamedTuple):
-    """An item as an encoder sees it; what it has not is None."""
-
-    text: str | None
-    instruction: str | None  # of queries; the other side has none
-    video: np.ndarray | None  # uint8 [num_frames, h, w, 3], RGB
-    image: np.ndarray | None  # uint8 [h, w, 3], RGB
 
 
 class FrameEncoder:
@@ -61,19 +53,20 @@ class FrameEncoder:
 
         Args:
           dim: numbers of a vector.
-          identity: names of weights, settings: all that vectors depend on that this
-            class cannot know. It knows its arguments, and the subclass's file by hash.
+          identity: names of weights, settings: all that vectors depend on but the
+            other arguments and the subclass's file, which is known by its hash.
           num_frames: of a video, evenly spaced, first and last included.
           batch_size: items given to `encode` at most.
           prepare: maps frames uint8 [n, h, w, 3] to those to be shown, where they are
-            read; of a module's top level, to be pickled.
+            read; of the top level of a module that does not import jax.
         """
         own = type(self)
-        file = pathlib.Path(sys.modules[own.__module__].__file__)
+        file = getattr(sys.modules[own.__module__], "__file__", None)  # notebooks: none
+        source = pathlib.Path(file).read_bytes() if file else b""
         self.contract = Identity(
             {
                 "encoder": f"{own.__module__}:{own.__qualname__}",
-                "source": hashlib.sha256(file.read_bytes()).hexdigest(),
+                "source": hashlib.sha256(source).hexdigest(),
                 **identity,
                 "dim": dim,
                 "num_frames": num_frames,
@@ -83,7 +76,7 @@ class FrameEncoder:
         self.dim = dim
         self.decode = default_config().embed
         self._batch_size = batch_size
-        self._read = functools.partial(_read, num_frames, prepare)
+        self._read = functools.partial(read, num_frames, prepare)
 
     def encode(self, items: list[Shown]) -> np.ndarray:
         """Vectors of a batch, whose items all have the same kinds of parts.
@@ -152,17 +145,3 @@ def unit_rows(vectors: np.ndarray, name: str) -> np.ndarray:
             f"first that of row {bad[0]}"
         )
     return vectors / length
-
-
-def _read(num_frames: int, prepare: Callable | None, item: Item) -> Shown | str:
-    prepare = prepare or (lambda frames: frames)
-    video = image = None
-    try:
-        if item.video:
-            found = media.read_video(item.video, num_frames, item.start, item.end)
-            video = prepare(reorder(found, item.frame_order).pixels)
-        if item.image:
-            image = prepare(media.read_image(item.image)[None])[0]
-    except UserError as e:
-        return str(e)
-    return Shown(item.text, item.instruction, video, image)

@@ -13,9 +13,9 @@ import functools
 
 import jax
 import numpy as np
-from PIL import Image
 
-from eval.encoders.frames import FrameEncoder, Shown, unit_rows
+from eval.encoders.frames import FrameEncoder, unit_rows
+from eval.encoders.reading import Shown, squeeze
 from gve_jax.types import UserError
 
 _SIZE = 288  # pixels of the square frames of all released models
@@ -80,14 +80,3 @@ class VideoPrism(FrameEncoder):
 
     def _videos(self, videos: list[np.ndarray]) -> jax.Array:
         return self._forward(np.stack(videos) / np.float32(255), None, None)[0]
-
-
-def squeeze(size: int, frames: np.ndarray) -> np.ndarray:
-    """uint8 [n, h, w, 3] to [n, size, size, 3], whatever the aspect ratio."""
-    to = (size, size)
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(frame).resize(to, Image.Resampling.BILINEAR))
-            for frame in frames
-        ]
-    )

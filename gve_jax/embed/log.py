@@ -20,8 +20,8 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,12 +41,6 @@ class Failure(NamedTuple):
 
     reason: str
     again: bool
-
-
-class Encoder(Protocol):
-    """What makes the vectors; see `eval.encoders.protocol` for all of it."""
-
-    def embed(self, items: list[Item], desc: str) -> EmbedResult: ...
 
 
 class VectorLog:
@@ -137,15 +131,21 @@ class VectorLog:
         return key not in self._vectors and (known is None or known.again)
 
     def fill(
-        self, encoder: Encoder, items: Mapping[bytes, Item], desc: str
+        self,
+        embed: Callable[[list[Item], str], EmbedResult],
+        items: Mapping[bytes, Item],
+        desc: str,
     ) -> EmbedStats:
-        """Embeds what it lacks of these items, and keeps it piece by piece."""
+        """Embeds what it lacks of these items, and keeps it piece by piece.
+
+        `embed` takes items and the name of the work, as `Embedder.embed` does.
+        """
         todo = [key for key in items if self.lacks(key)]
         stats = EmbedStats(0, 0.0, 0, 0, 0)
         for start in range(0, len(todo), PIECE):
             keys = todo[start : start + PIECE]
             name = f"{desc} {start // PIECE + 1}/{-(-len(todo) // PIECE)}"
-            result = encoder.embed([items[key] for key in keys], name)
+            result = embed([items[key] for key in keys], name)
             good = [i for i in range(len(keys)) if i not in result.failures]
             self.append([keys[i] for i in good], result.vectors[good])
             self.fail({keys[i]: reason for i, reason in result.failures.items()})

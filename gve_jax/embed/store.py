@@ -58,7 +58,7 @@ def embed_to_folder(
     first_of: dict[bytes, Item] = {}
     for key, item in zip(keys, items, strict=True):
         first_of.setdefault(key, item)
-    stats = log.fill(embedder, first_of, desc)
+    stats = log.fill(embedder.embed, first_of, desc)
     table = np.full((len(items), embedder.dim), np.nan, np.float32)
     failures = {}
     for i, key in enumerate(keys):
