@@ -3,7 +3,8 @@
 python -m eval.report --runs=runs/quickstart/eval
 
 After `python -m eval.diagnose`, or `python -m eval.scaling` into DIR/scaling, this
-shows what they found. With several runs, each is compared with the first, query by query:
+shows what they found. With several runs, each is compared with the first, query by
+query:
 
 python -m eval.report --runs=runs/a/eval,runs/b/eval --output=runs/a_b
 """
