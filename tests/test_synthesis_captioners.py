@@ -14,12 +14,13 @@ from data_synthesis.captioners import choice, templates
 from data_synthesis.captioners.base import Medium, Outcome, Request, Response
 from data_synthesis.captioners.cache import Cached, forget
 from data_synthesis.captioners.fake import FAULTS, Fake
+from data_synthesis.captioners.flax import Flax
 from data_synthesis.captioners.groundtruth import GroundTruth, moment, video_of
 from data_synthesis.captioners.http import Http
 from data_synthesis.captioners.limits import Breaker, Bucket
 from data_synthesis.config import default_config
 from data_synthesis.world.scene import Video, sample_scene, stream
-from gve_jax.types import UserError
+from gve_jax.types import Item, UserError
 from tests import tiny
 from tests.stub_server import CUT, DRIP, HANG, RESET, Server, serving
 
@@ -529,3 +530,62 @@ def test_the_captioner_of_a_configuration_is_opened_once(truth):
                 pass
     finally:
         choice.close()
+
+
+# --- a model in a process of its own ---
+
+
+@pytest.mark.slow
+def test_a_model_aside_says_what_it_says_here(tmp_path, still):
+    from tests import test_generate
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    test_generate.save("qwen2_5_vl", folder)
+    tiny.write_video(tmp_path / "v.mp4")
+    clip = Medium(str(tmp_path / "v.mp4"), "v")
+    config = default_config()
+    config.caption.update(
+        captioner="flax", checkpoint=str(folder), batch_size=2,
+        flags=(
+            "--dtype=float32", "--config.preprocess.num_frames=4",
+            f"--config.preprocess.min_pixels={56 * 56}",
+            f"--config.preprocess.max_pixels={64 * 64}",
+            "--config.preprocess.patch_buckets=(64,)",
+            "--config.preprocess.token_buckets=(64, 128, 256)",
+        ),
+    )  # fmt: skip
+    wanted = [
+        request(1)._replace(videos=(clip,), temperature=0.0, max_tokens=12),
+        request(2, "frame")._replace(images=(still,), temperature=0.0, max_tokens=12),
+        request(3)._replace(videos=(clip,), temperature=0.0, max_tokens=6),
+        request(4)._replace(videos=(Medium("none.mp4", ""),), temperature=0.0,
+                            max_tokens=12),
+        request(1)._replace(videos=(clip,), temperature=1.0, max_tokens=12),
+        request(1, seed=6)._replace(videos=(clip,), temperature=1.0, max_tokens=12),
+    ]  # fmt: skip
+    captioner = Flax(config)
+    try:
+        found = answers(captioner, wanted)
+        assert answers(captioner, wanted) == found
+    finally:
+        captioner.close()
+    generator = test_generate.load(folder)
+    items = [
+        Item("1", "P", video=clip.path, instruction="S"),
+        Item("2", "P", image=still.path, instruction="S"),
+    ]
+    here = generator.generate(items, progress=False)
+    assert [r.text for r in found[:2]] == here.texts
+    assert [(r.tokens_in, r.tokens_out) for r in found[:2]] == here.tokens
+    assert here.texts[0].startswith(found[2].text) and found[2].tokens_out <= 6
+    cut = {Outcome.TRUNCATED if n == 12 else Outcome.SUCCESS for _, n in here.tokens}
+    assert {r.outcome for r in found[:2]} == cut
+    assert found[3].outcome is Outcome.FATAL and "none.mp4" in found[3].detail
+    assert found[4].text != found[5].text  # another attempt draws anew
+    assert captioner.fingerprint == Flax(config).fingerprint
+    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    assert captioner.fingerprint != Flax(config).fingerprint
+    config.caption.checkpoint = str(tmp_path / "none")
+    with pytest.raises(UserError, match=r"ended with code 1.*no such folder"):
+        answers(Flax(config), wanted[:1])
