@@ -13,9 +13,13 @@ VERBS = {
     "plan": ("gve_jax.plan", "what a step takes on chips that are not here"),
     "export": ("gve_jax.export", "write a checkpoint for transformers or PEFT"),
     "eval": ("eval", "evaluate a checkpoint on UVRB"),
+    "prepare": ("eval.prepare", "check, build or begin a dataset of the benchmark"),
     "compare": ("eval.compare", "compare evaluations, with intervals"),
     "diagnose": ("eval.diagnose", "probe what the scores of an evaluation rest on"),
     "scaling": ("eval.scaling", "evaluate under more frames and more tokens"),
+    "report": ("eval.report", "make an evaluation's pages anew, or compare several"),
+    "table": ("eval.table", "abilities and correlations of anybody's scores"),
+    "mteb": ("eval.mteb_bridge", "run the benchmark through MTEB"),
     "ablate": ("gve_jax.ablate", "run a study: arms x seeds, compared"),
     "world": ("data_synthesis.world", "render the procedural video world"),
 }
