@@ -106,7 +106,9 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 def main(_) -> None:
     root = pathlib.Path(_FOLDER.value)
     if not (root / "made").exists():
-        root.mkdir(parents=True, exist_ok=True)
+        if root.exists():
+            sys.exit(f"--folder={root}: half made, or something else: remove it")
+        root.mkdir(parents=True)
         write_clip(root / "clip.mp4")
         made = [
             write_dataset(f, root, root / "clip.mp4") for f in uvrb.DATASETS.values()
