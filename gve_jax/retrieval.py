@@ -265,7 +265,7 @@ def _select(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     return best, block * _BLOCK + place % _BLOCK
 
 
-@functools.partial(jax.jit, static_argnames=("k", "mesh"), donate_argnames="best")
+@functools.partial(jax.jit, static_argnames=("k", "mesh"))
 def _merge(best, queries, part, offset, *, k, mesh):
     def local(queries, part):
         scores, columns = _select(_scores(queries, part, "nd,md->nm"), k)
