@@ -46,6 +46,7 @@ setup(
         "ml-collections>=1.1,<2",
         "absl-py>=2.3,<3",
         "numpy>=2.2,<3",
+        "scipy>=1.15,<2",
         "av>=18.1,<19",
         "pillow>=11,<13",
         "opencv-python-headless>=4.12,<6",

@@ -6,14 +6,11 @@ is the result.
 """
 
 import collections
-import concurrent.futures
 import json
-import multiprocessing
 import os
 import pathlib
-import signal
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -22,13 +19,13 @@ from eval import loaders
 from eval.datasets import RetrievalSet
 from eval.sources.build import RECORD
 from gve_jax import disk, media
+from gve_jax.preprocess.workers import Lost, Reader
 from gve_jax.progress import ProgressLine
 from gve_jax.types import Item, UserError
 
 NUM_FRAMES = 8  # as the benchmark samples
 _TABLES = ("corpus", "queries", "instances")
 _TOLERANCE = 0.05  # of means that are as published
-_WAITING = 4  # files handed out for each worker
 
 
 class File(NamedTuple):
@@ -139,15 +136,18 @@ def _file(path: str, kind: str) -> File | None:
     return File(os.path.realpath(path), kind, info.st_size, info.st_mtime_ns)
 
 
-def _inspect(file: File) -> State:
-    """Hashes and decodes; runs in a process of its own."""
+def _inspect(file: Item) -> State:
+    """Hashes and decodes; runs in a process of its own.
+
+    The item's video is a file of any kind, its id says which.
+    """
     sha256 = ""
     try:
-        sha256 = media.content_key(file.path)
-        if file.kind == "image":
-            media.read_image(file.path)
-        if file.kind == "video":
-            sample = media.read_video(file.path, NUM_FRAMES)
+        sha256 = media.content_key(file.video)
+        if file.id == "image":
+            media.read_image(file.video)
+        if file.id == "video":
+            sample = media.read_video(file.video, NUM_FRAMES)
             return State(sha256, round(sample.duration, 3), "")
     except media.MediaError as e:
         return State(sha256, None, f"{e.code}: {e.message}")
@@ -180,51 +180,14 @@ def _states(
 
 
 def _run(files: list[File], workers: int) -> Iterator[tuple[File, State]]:
-    """States in any order. A file on which a decoder's process dies is a fault."""
-    rest = collections.deque(files)
-    while rest:
-        lost = yield from _hand_out(rest, workers, _WAITING * workers)
-        # Any of these did it: one at a time shows which.
-        suspects = collections.deque(lost)
-        while suspects:
-            for file in (yield from _hand_out(suspects, 1, 1)):
-                yield file, State("", None, "crash: the decoder's process died")
-
-
-def _hand_out(
-    rest: collections.deque[File], workers: int, window: int
-) -> Generator[tuple[File, State], None, list[File]]:
-    """Takes files from `rest`, `window` at a time, until one kills its process.
-
-    Returns the files that it may have been.
-    """
-    waiting: dict[concurrent.futures.Future, File] = {}
-    with _pool(min(workers, len(rest))) as pool:
-        try:
-            while rest or waiting:
-                while rest and len(waiting) < window:
-                    # A pool may break here: what it did not take stays in `rest`.
-                    future = pool.submit(_inspect, rest[0])
-                    waiting[future] = rest.popleft()
-                done, _ = concurrent.futures.wait(
-                    waiting, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                for future in done:
-                    state = future.result()
-                    yield waiting.pop(future), state
-        except BrokenProcessPool:
-            pass
-    return list(waiting.values())
-
-
-def _pool(size: int) -> concurrent.futures.ProcessPoolExecutor:
-    # Not forked: libraries that hold threads do not survive that.
-    spawn = multiprocessing.get_context("spawn")
-    # Ctrl-C is for the process that hands out the files.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    return concurrent.futures.ProcessPoolExecutor(
-        size, mp_context=spawn, initializer=signal.signal, initargs=ignore
-    )
+    """A file on which a decoder hangs, or its process dies, is a fault."""
+    reader = Reader(_inspect, processes=workers)
+    items = [Item(file.kind, video=file.path) for file in files]
+    with closing(reader.ahead(items)) as states:
+        for file, state in zip(files, states, strict=True):
+            if isinstance(state, Lost):
+                state = State("", None, f"lost: {state}")
+            yield file, state
 
 
 def _summary(
