@@ -52,28 +52,30 @@ class GroundTruth:
             if name in facts and facts[name] not in self._rows:
                 detail = f"the truth has no {facts[name]!r}"
                 return Response(Outcome.FATAL, detail=detail)
-        rng = random.Random(request.seed)
-        video = video_of(self._rows[facts["name"]])
-        if request.kind in ("image_query", "clip_query"):
-            reference = video_of(self._rows[facts["reference"]])
-            value = {"query": _query(video, reference, request, rng)}
-        else:
-            level = profiles.READABILITY.index(facts["readability"])
-            if request.kind == "frame":
-                value = templates.of_still(
-                    *moment(video, float(facts["time"])), level, rng
-                )
-            else:
-                shares = {
-                    part: int(facts.get(part, 100 * mean)) / 100
-                    for part, mean in zip(profiles.PARTS, profiles.MEAN, strict=True)
-                }
-                value = templates.of_video(video, shares, level, rng)
-            value = {key: value[key] for key in request.schema["required"]}
+        try:
+            value = self._value(request)
+        except templates.Untold as e:
+            return Response(Outcome.FATAL, detail=str(e))
         text = json.dumps(value, ensure_ascii=False)
         # Words stand for tokens: there are none.
         counts = (len(s.split()) for s in (request.prompt, text))
         return Response(Outcome.SUCCESS, text, *counts)
+
+    def _value(self, request: Request) -> dict[str, str]:
+        facts, rng = request.facts, random.Random(request.seed)
+        video = video_of(self._rows[facts["name"]])
+        if request.kind in ("image_query", "clip_query"):
+            reference = video_of(self._rows[facts["reference"]])
+            return {"query": _query(video, reference, request, rng)}
+        level = profiles.READABILITY.index(facts["readability"])
+        if request.kind == "frame":
+            scene, u = moment(video, float(facts["time"]))
+            value = templates.of_still(scene, u, level, rng)
+        else:
+            means = zip(profiles.PARTS, profiles.MEAN, strict=True)
+            shares = {part: int(facts.get(part, 100 * m)) / 100 for part, m in means}
+            value = templates.of_video(video, shares, level, rng)
+        return {key: value[key] for key in request.schema["required"]}
 
 
 def video_of(row: dict) -> graph.Video:
@@ -114,7 +116,7 @@ def _query(
         faults = validation.query({"query": text}, clip=clip)
         if not faults or (not clip and not validation.fatal(faults)):
             return text
-    raise AssertionError(f"no query in {_TRIES} tries, as {text!r}: {faults}")
+    raise templates.Untold(f"no query in {_TRIES} tries, as {text!r}: {faults}")
 
 
 def _worded(

@@ -102,6 +102,7 @@ class Http:
                     running[pool.submit(self._answer, request, pictures)] = i
                     if len(running) > 2 * self._config.concurrency:
                         yield from _finished(running)
+                next(read, None)  # it has ended, and its process waits for more
                 while running:
                     yield from _finished(running)
             finally:

@@ -25,6 +25,10 @@ _FORMS = {"1": "concise", "3": "abstract", "4": "keywords", "5": "partial"}
 Pools = dict[str, list[Sentence]]
 
 
+class Untold(Exception):
+    """No text that passes the validation was found in many tries."""
+
+
 def of_video(
     video: graph.Video, shares: Mapping[str, float], level: int, rng: random.Random
 ) -> dict[str, str]:
@@ -33,6 +37,9 @@ def of_video(
     Args:
       shares: of `profiles.PARTS`, for the rich caption.
       level: of reading, 0 to 4: how many sentences become one.
+
+    Raises:
+      Untold: none were found; so does `of_still`.
     """
 
     def write(style: str) -> str:
@@ -87,7 +94,7 @@ def _valid(
         wrong = {f.style or "1" for f in validation.fatal(faults)}
         if not wrong:
             return value
-    raise AssertionError(f"no five captions in {_TRIES} tries: {value}")
+    raise Untold(f"no five captions in {_TRIES} tries; styles {sorted(wrong)} failed")
 
 
 def _joined(text: str, level: int, rng: random.Random) -> str:
