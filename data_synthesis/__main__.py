@@ -11,22 +11,31 @@ python -m data_synthesis --config=configs/synthesis_world.py \
 import importlib
 import os
 import pathlib
+import shlex
+import sys
 
 from absl import flags
 from ml_collections import config_flags
 
-from data_synthesis import pipelines, retry, shards
+from data_synthesis import outputs, pipelines, retry, shards
+from data_synthesis.report.write import write_report
 from data_synthesis.run import Run, open_run
 from gve_jax.main import run as run_command
 from gve_jax.types import UserError
 
 # In this order; a stage is a module of `data_synthesis.stages`.
-STAGES = ("ingest", "benchmark", "qc", "links", "groups", "embed", "decide")
+STAGES = (
+    "ingest", "benchmark", "qc", "links", "groups", "embed", "decide",
+    "assets", "caption", "score_captions", "select",
+    "candidates", "compose", "extend", "probes", "mine", "corpus", "examples",
+)  # fmt: skip
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.")
 _INPUT = flags.DEFINE_string("input", None, "raw.jsonl: id, video and text a line.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the run.")
-_STAGES = flags.DEFINE_list("stages", [], f"Of {', '.join(STAGES)}; default: all.")
+_STAGES = flags.DEFINE_list(
+    "stages", [], f"Of {', '.join(STAGES)}, report; default: all."
+)
 _PROCESSES = flags.DEFINE_integer(
     "processes", 1, "Of this machine, with Beam's own runner; no byte depends on it."
 )
@@ -39,10 +48,11 @@ _RETRY = flags.DEFINE_list(
 
 
 def main(argv: list[str]) -> None:
-    unknown = set(_STAGES.value) - set(STAGES)
+    known = (*STAGES, "report")
+    unknown = set(_STAGES.value) - set(known)
     if unknown:
         raise UserError(
-            f"--stages: no stage {min(unknown)!r}; give some of {', '.join(STAGES)}"
+            f"--stages: no stage {min(unknown)!r}; give some of {', '.join(known)}"
         )
     arguments = argv[1:]
     if _PROCESSES.value > 1:
@@ -52,6 +62,16 @@ def main(argv: list[str]) -> None:
         ]
     options = pipelines.beam_options(arguments)
     output = pathlib.Path(os.path.abspath(_OUTPUT.value))
+    try:
+        _run(options, output)
+    except OSError as e:  # a full disk, a folder that may not be written, ...
+        raise UserError(
+            f"--output: {e.filename or output}: {e.strerror or e}; mend it, and the "
+            "same command goes on"
+        ) from e
+
+
+def _run(options, output: pathlib.Path) -> None:
     with shards.only_run(output):
         shards.remove_parts(output)
         run = open_run(
@@ -65,6 +85,17 @@ def main(argv: list[str]) -> None:
         for name in STAGES:
             if not _STAGES.value or name in _STAGES.value:
                 _stage(run, name, options)
+        if not _STAGES.value or "examples" in _STAGES.value:
+            outputs.finish(run)
+        if not _STAGES.value or "report" in _STAGES.value:
+            print(f"report     {write_report(run, STAGES, _command())}", flush=True)
+
+
+def _command() -> str:
+    """The command of this run, without what was for this time alone."""
+    once = ("--stages", "--retry_failed", "--change")
+    kept = [a for a in sys.argv[1:] if not a.startswith(once)]
+    return shlex.join(["python", "-m", "data_synthesis", *kept])
 
 
 def _stage(run: Run, name: str, options) -> None:

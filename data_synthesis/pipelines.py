@@ -204,7 +204,8 @@ def _progress(layout: Layout, stage: str, total: int):
     folder.mkdir(parents=True, exist_ok=True)
 
     def finished() -> int:
-        return sum(name.endswith(".json") for name in os.listdir(folder))
+        names = os.listdir(folder)
+        return sum(n[:5].isdigit() and n.endswith(".json") for n in names)
 
     stop, first = threading.Event(), layout.shards - total
     with ProgressLine(stage, layout.shards, "shards", done=first) as line:

@@ -99,7 +99,7 @@ class Group:
 
     text_videos: int = 1  # videos that carry this text
     cluster: str = ""  # smallest id among its duplicates; its own if none
-    duplicate: str = ""  # "", "bytes", "frames" or "near": how it repeats `cluster`
+    duplicate: str = ""  # "bytes", "frames", "near", "mirrored": how it repeats one
     benchmark: str = ""  # the evaluation item that it repeats
 
 

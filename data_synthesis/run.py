@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -58,14 +59,15 @@ def open_run(
       change: take a changed configuration; stages that depend on it are made anew.
 
     Raises:
-      UserError: there is a run of another configuration, and `change` is false; or the
-        input cannot be read.
+      UserError: there is a run of another configuration, and `change` is false; the
+        input cannot be read; or a password is in the configuration.
     """
     plain = json.loads(config.to_json())
+    _refuse_passwords(plain)
     state = output / "run.json"
     if state.exists():
         found = json.loads(state.read_text(encoding="utf-8"))
-        changed = sorted(_differences(found["config"], plain))
+        changed = sorted(differences(found["config"], plain))
         if changed and not change:
             raise UserError(
                 f"{state}: written under another configuration ({'; '.join(changed)}): "
@@ -126,21 +128,41 @@ def whole_stage_hash(run: Run, stage: str) -> str:
     return digest.hexdigest()
 
 
-def _differences(old: dict, new: dict, prefix: str = "") -> Iterator[str]:
+def differences(old: dict, new: dict, prefix: str = "") -> Iterator[str]:
     for name in old.keys() | new.keys():
         a, b = old.get(name), new.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{name}.")
+            yield from differences(a, b, f"{prefix}{name}.")
         elif a != b:
             yield f"{prefix}{name}: {a!r} there, {b!r} now"
 
 
 def _count_lines(path: pathlib.Path) -> int:
+    number, content = 0, False
     try:
         with open(path, "rb") as f:
-            number = sum(1 for line in f if line.strip())
+            while block := f.read(1 << 20):  # a line may be endless
+                number += block.count(b"\n")
+                content = content or bool(block.strip())
     except OSError as e:
         raise UserError(f"--input: {path}: {e.strerror}") from None
-    if not number:
+    if not content:
         raise UserError(f"--input: {path} is empty; give raw videos and captions")
-    return number
+    return max(number, 1)
+
+
+def _refuse_passwords(config: dict) -> None:
+    for name, value in _leaves(config):
+        if isinstance(value, str) and re.search(r"://[^/\s]*@", value):
+            raise UserError(
+                f"config.{name} holds a password, which would be written to run.json; "
+                "give it in an environment variable"
+            )
+
+
+def _leaves(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -216,8 +216,9 @@ def stage_counts(layout: Layout, stage: str) -> Counts:
 
 def remove_parts(root: pathlib.Path) -> None:
     """Removes what interrupted writers left. Nobody else may be writing."""
-    for part in root.glob("*/*.part"):
-        part.unlink(missing_ok=True)
+    for place in ("*.part", "*/*.part", "timings/*/*.part", "pairs/*/*.part"):
+        for part in root.glob(place):
+            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from data_synthesis import draws, pipelines, shards
 from data_synthesis.record import Record, Source, Text
@@ -19,8 +21,9 @@ from data_synthesis.shards import Counts, Key, Layout
 from gve_jax.types import UserError
 
 STAGE = Stage("ingest", (), ("ingest",))
-# Bytes of the input that one worker reads at a time.
-_BLOCK = 1 << 20
+# Bytes of the input that one worker reads at a time; of a line, at most;
+# of what is too long, shown.
+_BLOCK, _LONGEST, _SHOWN = 1 << 20, 1 << 20, 100
 _REQUIRED = ("id", "video", "text")
 _OPTIONAL = ("license", "dataset")
 
@@ -51,7 +54,7 @@ def _roots(run: Run) -> tuple[str, ...]:
 def _sizes(run: Run, roots: tuple[str, ...]) -> str:
     """Digest of the videos' sizes: a replaced file is noticed without reading all."""
     found = set()
-    for _, line in _lines(run.input, 0, os.path.getsize(run.input)):
+    for line in _lines(run.input, 0, os.path.getsize(run.input)):
         row = _parse(line)
         path = isinstance(row, dict) and _resolve(run.input, row["video"], roots)
         if path:
@@ -59,19 +62,37 @@ def _sizes(run: Run, roots: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
 
 
-def _lines(path: pathlib.Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """The lines that begin in [start, end) of a file."""
+def _lines(path: pathlib.Path, start: int, end: int) -> Iterator[bytes]:
+    """The lines that begin in [start, end) of a file.
+
+    One that is too long is cut, and ends in its hash: it is no JSON any more.
+    """
     with open(path, "rb") as f:
         f.seek(max(start - 1, 0))
         if start:
-            f.readline()  # it began before, unless `start` is where a line begins
-        while f.tell() < end and (line := f.readline()):
+            _read_line(f)  # it began before, unless `start` is where a line begins
+        while f.tell() < end and (line := _read_line(f)):
             if line.strip():
-                yield f.tell(), line.strip()
+                yield line.strip()
+
+
+def _read_line(f: BinaryIO) -> bytes:
+    line = f.readline(_LONGEST)
+    if len(line) < _LONGEST or line.endswith(b"\n"):
+        return line
+    digest, piece = hashlib.blake2b(line, digest_size=16), line
+    while piece and not piece.endswith(b"\n"):
+        piece = f.readline(_LONGEST)
+        digest.update(piece)
+    return (
+        line[:_SHOWN]
+        + f" ... over {_LONGEST} bytes, ".encode()
+        + (digest.hexdigest().encode())
+    )
 
 
 def _read(run: Run, roots, start: int) -> Iterator[tuple[int, Record]]:
-    for _, line in _lines(run.input, start, start + _BLOCK):
+    for line in _lines(run.input, start, start + _BLOCK):
         record = _record(run, roots, line)
         yield run.layout.shard_of(record.id), record
 
@@ -79,8 +100,8 @@ def _read(run: Run, roots, start: int) -> Iterator[tuple[int, Record]]:
 def _parse(line: bytes) -> dict | str:
     """The row of a line, or what is wrong with it."""
     try:
-        row = json.loads(line)
-    except ValueError as e:
+        row = json.loads(line, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as e:
         return f"not JSON: {e}"
     if not isinstance(row, dict):
         return "not a JSON object"
@@ -88,6 +109,15 @@ def _parse(line: bytes) -> dict | str:
         value = row.get(name, None if name in _REQUIRED else "")
         if not isinstance(value, str) or (name in ("id", "video") and not value):
             return f"field {name!r} is {value!r}, expected a string"
+        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            return f"field {name!r} holds half a character (a lone surrogate)"
+    return row
+
+
+def _unique(pairs: list[tuple]) -> dict:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a key is there twice")
     return row
 
 
@@ -104,7 +134,7 @@ def _record(run: Run, roots, line: bytes) -> Record:
         id=draws.identity(digest, row["id"], row["text"]),
         name=row["id"],
         source=Source(
-            uri=row["video"],
+            uri=_redacted(row["video"]),
             sha256=digest,
             bytes=os.path.getsize(path) if path else 0,
             license=row.get("license") or config.license,
@@ -124,6 +154,13 @@ def _record(run: Run, roots, line: bytes) -> Record:
             detail="not in config.ingest.roots, or not a file",
         )  # fmt: skip
     return record.leave("error", "ingest", "not_found", detail="no such file")
+
+
+def _redacted(name: str) -> str:
+    """An address without what may be a password or a token."""
+    if "://" not in name:
+        return name
+    return re.sub(r"//[^/]*@", "//", name).split("?")[0]
 
 
 def source_path(run: Run, record: Record) -> str:

@@ -1,0 +1,306 @@
+"""What the records of a run tell, in one pass over its last table of them."""
+
+import collections
+import hashlib
+import heapq
+import itertools
+import statistics
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_synthesis import draws, profiles, shards
+from data_synthesis.record import Record
+from data_synthesis.report.filters import FILTERS, Threshold, filter_of
+from data_synthesis.run import Run
+from data_synthesis.validation import FRAME_WORDS, WORDS
+
+# Stages whose tables hold all records, in order.
+STAGES = (
+    "ingest", "qc", "groups", "embed", "decide", "assets", "caption", "score_captions",
+    "select",
+)  # fmt: skip
+_BINS = 30
+# What-if: limits moved by these.
+MOVES = (-0.2, 0.0, 0.2)
+# Of a limit: how far a record may be from it to be shown as near.
+_NEAR = 0.5
+
+
+class Nearest:
+    """The rows with the smallest keys of all that were offered."""
+
+    def __init__(self, number: int):
+        self._number, self._heap = number, []
+        self._count = itertools.count()
+
+    def offer(self, key: float, row) -> None:
+        entry = (-key, -next(self._count), row)
+        if len(self._heap) < self._number:
+            heapq.heappush(self._heap, entry)
+        elif entry[0] > self._heap[0][0]:
+            heapq.heapreplace(self._heap, entry)
+
+    def rows(self) -> list:
+        return [row for *_, row in sorted(self._heap, key=lambda e: (-e[0], -e[1]))]
+
+
+class Records:
+    """Collects from each record; `report` gives what was found.
+
+    `samples`: records that galleries show, by "kept", "dropped/CODE" and "near/CODE".
+    `dead`: dead letters.
+    """
+
+    def __init__(self, run: Run, thresholds: list[Threshold], decided: bool):
+        self._seed, self._number = run.config.seed, run.config.report.samples
+        self._thresholds = thresholds
+        self._sources = collections.defaultdict(collections.Counter)
+        self._licences: collections.Counter[str] = collections.Counter()
+        self._together: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._filters = {name: collections.Counter() for name in FILTERS}
+        self._values = {t.code: [] for t in thresholds}
+        self._others = {t.code: [] for t in thresholds}  # kept but for this code?
+        self._without = collections.Counter()  # kept, and have no such value
+        self._languages: collections.Counter[str] = collections.Counter()
+        self._seconds = 0.0
+        self._decided = decided
+        self.captions = Captions()
+        self.dead: list[dict] = []
+        self.samples = collections.defaultdict(lambda: Nearest(self._number))
+
+    def add(self, record: Record) -> None:
+        decision = record.decision
+        row = self._sources[record.source.dataset or "(no name)"]
+        row["in"] += 1
+        row[decision.outcome] += 1
+        if decision.outcome == "error":
+            self.dead.append(_letter(record))
+        self.captions.add(record)
+        self.dead += [
+            _letter(record, found)
+            for found in record.caption_sets[1:]
+            if found.failure is not None
+        ]
+        if record.alive:
+            self._seconds += record.source.duration
+            self._languages[record.text.lang or "(none)"] += 1
+            place = record.source.dataset or "(no name)"
+            self._licences[place, record.source.license or "(not stated)"] += 1
+        # What was decided on: an error before says nothing of thresholds.
+        early = decision.outcome == "error" and decision.stage in STAGES[:4]
+        if self._decided and not early:
+            self._judged(record)
+
+    def _judged(self, record: Record) -> None:
+        reasons = set(record.decision.reasons)
+        reasons = reasons if record.decision.stage == "decide" else set()
+        place = draws.uniform(self._seed, record.id, "report")
+        hold = {filter_of(code) for code in reasons}
+        for name in FILTERS:
+            self._filters[name]["in"] += 1
+            self._filters[name]["alone"] += hold == {name}
+            self._filters[name]["hold"] += name in hold
+        first = next((name for name in FILTERS if name in hold), None)
+        if first:
+            self._filters[first]["dropped"] += 1
+        self._together.update(itertools.combinations(sorted(reasons), 2))
+        if not reasons:
+            self.samples["kept"].offer(place, record)
+        for code in reasons:
+            self.samples[f"dropped/{code}"].offer(place, record)
+        for t in self._thresholds:
+            value = t.value(record)
+            if value is None:
+                self._without[t.code] += not reasons
+                continue
+            self._values[t.code].append(value)
+            self._others[t.code].append(not reasons - {t.code})
+            away = abs(value - t.limit)
+            if away <= _NEAR * abs(t.limit):
+                # Equal distances: by the draw.
+                self.samples[f"near/{t.code}"].offer(away + 1e-9 * place, record)
+
+    def report(self) -> dict:
+        return {
+            "sources": {
+                name: {
+                    "in": row["in"], "kept": row["keep"], "dropped": row["drop"],
+                    "errors": row["error"],
+                }
+                for name, row in sorted(self._sources.items())
+            },
+            "licences": [
+                {"dataset": dataset, "license": name, "kept": number}
+                for (dataset, name), number in sorted(self._licences.items())
+            ],
+            "languages": dict(self._languages.most_common(12)),
+            "hours": self._seconds / 3600,
+            "filters": self._sequence() if self._decided else {},
+            "together": [
+                {"codes": codes, "records": number}
+                for codes, number in self._together.most_common(20)
+            ],
+            "thresholds": [
+                self._histogram(t) for t in self._thresholds if self._values[t.code]
+            ],
+            "captions": self.captions.report(),
+        }  # fmt: skip
+
+    def _sequence(self) -> dict:
+        """As if filters came one after the other; "hold": all that one would drop."""
+        found, entered = {}, None
+        for name in FILTERS:
+            row = self._filters[name]
+            entered = row["in"] if entered is None else entered
+            found[name] = {
+                "in": entered,
+                "kept": entered - row["dropped"],
+                "dropped": row["dropped"],
+                "hold": row["hold"],
+                "alone": row["alone"],
+            }
+            entered -= row["dropped"]
+        return found
+
+    def _histogram(self, t: Threshold) -> dict:
+        values = np.array(self._values[t.code], np.float64)
+        others = np.array(self._others[t.code], bool)
+        counts, edges = np.histogram(values, _BINS)
+        beyond = values[~t.passes(values, t.limit)]
+        kept = {}
+        for move in MOVES:
+            limit = t.limit + move * abs(t.limit)
+            kept[f"{move:+.0%}" if move else "now"] = int(
+                np.sum(others & t.passes(values, limit)) + self._without[t.code]
+            )
+        return {
+            "code": t.code, "name": t.name, "key": t.key, "limit": float(t.limit),
+            "least": t.least, "edges": edges.tolist(), "counts": counts.tolist(),
+            "beyond": np.histogram(beyond, edges)[0].tolist(),
+            "kept_if": kept,
+        }  # fmt: skip
+
+
+class Captions:
+    """Of caption sets; "video" and "frame" are told apart."""
+
+    def __init__(self):
+        self._sets = collections.Counter()
+        self._failures = collections.Counter()
+        self._faults = collections.Counter()
+        self._attempts = collections.Counter()
+        self._asked = collections.Counter()
+        self._words = collections.defaultdict(list)
+        self._grades = collections.defaultdict(list)
+        self._profile = collections.defaultdict(list)
+        self._estimate = collections.defaultdict(list)
+        self._texts = collections.Counter()
+        self._tokens = collections.Counter()
+        self._made = collections.Counter()
+        self._scores = collections.defaultdict(list)
+
+    def add(self, record: Record) -> None:
+        for found in record.caption_sets:
+            kind = "frame" if found.media else "video"
+            made = found.generation
+            self._sets[kind] += 1
+            self._asked[made.attempts] += 1
+            self._made[made.captioner_id, made.prompt_id, made.prompt_sha256] += 1
+            self._tokens["in"] += made.tokens_in
+            self._tokens["out"] += made.tokens_out
+            self._tokens["repaired"] += made.repaired
+            if found.failure is not None:
+                self._sets[f"{kind} failed"] += 1
+                self._failures.update(found.failure.codes)
+                continue
+            for part, share in found.profile.items():
+                self._profile[part].append(share)
+            for caption in found.captions:
+                self._faults.update(caption.faults)
+                if caption.valid:
+                    self._attempts[caption.attempt] += 1
+                self._words[kind, caption.style].append(caption.words)
+                if caption.score is not None:
+                    self._scores[kind, caption.style].append(caption.score)
+                digest = hashlib.blake2b(caption.text.encode(), digest_size=8)
+                self._texts[digest.digest()] += 1
+                if kind == "video" and caption.style == "2":
+                    self._grades[found.readability].append(caption.grade)
+                    for part, share in profiles.estimate(caption.text).items():
+                        self._estimate[part].append(share)
+
+    def report(self) -> dict:
+        if not self._sets:
+            return {}
+        repeated = sum(n for n in self._texts.values() if n > 1)
+        return {
+            "sets": dict(self._sets),
+            "requests_of_a_set": dict(sorted(self._asked.items())),
+            "valid_by_attempt": dict(sorted(self._attempts.items())),
+            "failures": dict(self._failures.most_common()),
+            "faults": dict(self._faults.most_common()),
+            "words": [
+                {"kind": kind, "style": style, "captions": len(found),
+                 "range": (WORDS if kind == "video" else FRAME_WORDS)[style],
+                 "quantiles": _quantiles(found)}
+                for (kind, style), found in sorted(self._words.items(), reverse=True)
+            ],
+            "scores": [
+                {"kind": kind, "style": style, "quantiles": _quantiles(found)}
+                for (kind, style), found in sorted(self._scores.items(), reverse=True)
+            ],
+            "profile": {k: statistics.fmean(v) for k, v in self._profile.items()},
+            "profile_by_lexicon": {
+                part: statistics.fmean(v) for part, v in self._estimate.items()
+            },
+            "grade_by_readability": {
+                slot: statistics.median(self._grades[slot])
+                for slot in profiles.READABILITY
+                if self._grades[slot]
+            },
+            "texts": self._texts.total(),
+            "repeated_texts": repeated,
+            "tokens": dict(self._tokens),
+            "made_by": [
+                {"captioner": captioner, "prompt": prompt, "sha256": digest, "sets": n}
+                for (captioner, prompt, digest), n in sorted(self._made.items())
+            ],
+        }  # fmt: skip
+
+
+def _quantiles(values: list[float]) -> list[float]:
+    """Smallest, quartiles, largest."""
+    return np.percentile(values, (0, 25, 50, 75, 100)).tolist()
+
+
+def _letter(record: Record, found=None) -> dict:
+    """A dead letter: of a record, or of the captions of one of its stills."""
+    failed = found or next((s for s in record.caption_sets if s.failure), None)
+    failure = failed.failure if failed else None
+    decision = record.decision
+    of_set = found is not None or (failure and decision.stage == "caption")
+    return {
+        "id": record.id,
+        "name": record.name,
+        "stage": "caption" if of_set else decision.stage,
+        "codes": list(failure.codes if of_set else decision.reasons),
+        "message": failure.message if of_set else decision.detail,
+        "media": found.media if found else "",
+        "attempts": failure.attempts if of_set else 1,
+        "raw": failure.raw if of_set else "",
+        "request": failure.request if of_set else "",
+    }
+
+
+def finished(run: Run, stage: str) -> bool:
+    layout = run.layout
+    return all(layout.manifest(stage, s).exists() for s in range(layout.shards))
+
+
+def read(run: Run) -> tuple[str, Iterator[Record]]:
+    """The last finished stage of records, and its rows; ("", none) without one."""
+    for stage in reversed(STAGES):
+        if finished(run, stage):
+            return stage, shards.read_stage(run.layout, stage)
+    return "", iter(())

@@ -1,0 +1,214 @@
+"""Writes OUT/report.json, OUT/report.html and OUT/dead_letters.jsonl.
+
+All is read from the manifests, tables and timings of a run; what has not run is absent,
+and the page says so.
+"""
+
+import itertools
+import json
+import pathlib
+import subprocess
+
+from data_synthesis import prompts, shards
+from data_synthesis.config import default_config
+from data_synthesis.report import costs, figures, pairs, records
+from data_synthesis.report.filters import thresholds
+from data_synthesis.report.gallery import gallery
+from data_synthesis.run import Run, differences, whole_stage_hash
+from data_synthesis.shards import Counts
+from data_synthesis.tables import task_counts
+from gve_jax import page
+from gve_jax.disk import replace, write_json, write_rows
+
+# Of whose records the counts must join: what one keeps, the next one gets.
+_CHAIN = records.STAGES
+_OF_PAIRS = ("candidates", "compose", "extend")
+
+
+def write_report(run: Run, stages: tuple[str, ...], command: str) -> pathlib.Path:
+    """Returns the page.
+
+    Args:
+      stages: all there are, in order.
+      command: that made the run, for the command that tries failures again.
+    """
+    root = run.layout.root
+    calibration = _json(root / "embed" / "calibration.json")
+    last, rows = records.read(run)
+    limits = thresholds(run.config, calibration)
+    decided = last in _CHAIN[_CHAIN.index("decide") :] if last else False
+    found = records.Records(run, limits, decided)
+    for record in rows:
+        found.add(record)
+    told = found.report()
+    of_pairs, dead = pairs.report(run)
+    dead = found.dead + dead
+    funnel = _funnel(run, stages)
+    if told["filters"] and "decide" in funnel:
+        funnel["decide"]["filters"] = told["filters"]
+    kept = sum(row["kept"] for row in told["sources"].values())
+    report = {
+        "run": _header(run, last, root / "report.json"),
+        "stages": funnel,
+        "unfinished": _unfinished(run, stages),
+        "reconciled": _reconciled(funnel),
+        **told,
+        "calibration": {"texts": calibration} if calibration else {},
+        "pairs": of_pairs,
+        "audit": _json(root / "audit" / "audit.json"),
+        "costs": costs.report(run, list(stages), kept),
+        "dead_letters": _by_code(dead),
+        "retry": f"{command} --retry_failed=",
+    }
+    captioned = _json(root / "score_captions" / "calibration.json")
+    report["calibration"] |= {f"captions {n}": row for n, row in captioned.items()}
+    write_rows(root / "dead_letters.jsonl", dead)
+    write_json(root / "report.json", report)
+    shown = gallery(run, {n: found.samples[n].rows() for n in sorted(found.samples)})
+    environment = page.environment(pathlib.Path(__file__).parent)
+    environment.filters["share"] = lambda v, of: f"{100 * v / of:.1f} %" if of else "–"
+    environment.filters["number"] = _number
+    text = environment.get_template("report.html").render(
+        **report,
+        name="/".join(root.absolute().parts[-2:]),
+        limits={t.code: t for t in limits},
+        gallery=shown,
+        kept=kept,
+        last=last,
+        config_text=json.dumps(report["run"]["config"], indent=1),
+        figures={
+            "thresholds": figures.thresholds(report["thresholds"]),
+            "calibrations": figures.calibrations(report["calibration"]),
+            "words": figures.words(report["captions"].get("words", [])),
+            "margins": figures.margins(of_pairs.get("negatives", {})),
+        },
+    )
+    path = root / "report.html"
+    replace(path, text)
+    return path
+
+
+def _header(run: Run, last: str, earlier: pathlib.Path) -> dict:
+    config = json.loads(run.config.to_json())
+    defaults = json.loads(default_config().to_json())
+    before = _json(earlier).get("run", {})
+    changes = before.get("changes", [])
+    if before and before["config"] != config:
+        changes = sorted(differences(before["config"], config))
+    data = {}
+    if last:
+        data = {"stage": last, "sha256": whole_stage_hash(run, last)}
+    names = {"config": config, "input": shards.file_sha256(run.input)}
+    return {
+        "id": shards.config_sha256(names)[:12],
+        "commit": _commit(),
+        "input": str(run.input),
+        "input_sha256": names["input"],
+        "seed": config["seed"],
+        "shards": run.layout.shards,
+        "data": data,
+        "models": {
+            "embedder": config["consistency"]["embedder"],
+            "captioner": config["caption"]["captioner"],
+            "captioner's model": config["caption"]["model"]
+            or config["caption"]["checkpoint"],
+        },
+        "prompts": {
+            name: {"id": prompts.load(name).id, "sha256": prompts.load(name).sha256}
+            for name in prompts.VERSIONS
+        },
+        "differs_from_defaults": sorted(differences(defaults, config)),
+        "changes": changes,
+        "config": config,
+    }
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=pathlib.Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def _funnel(run: Run, stages: tuple[str, ...]) -> dict[str, dict]:
+    """Of the finished stages."""
+    found = {}
+    for stage in stages:
+        if not records.finished(run, stage):
+            continue
+        found[stage] = _counts(shards.stage_counts(run.layout, stage))
+        if stage in _OF_PAIRS:
+            found[stage]["tasks"] = {
+                task: _counts(n) for task, n in task_counts(run.layout, stage).items()
+            }
+    return found
+
+
+def _counts(n: Counts) -> dict:
+    return {
+        "in": n.entered, "kept": n.kept, "dropped": n.dropped, "errors": n.errors,
+        "reasons": dict(sorted(n.reasons.items(), key=lambda r: (-r[1], r[0]))),
+    }  # fmt: skip
+
+
+def _unfinished(run: Run, stages: tuple[str, ...]) -> dict[str, int]:
+    """Stage -> shards that are there, of those that are not finished."""
+    numbers = {
+        stage: sum(
+            run.layout.manifest(stage, s).exists() for s in range(run.layout.shards)
+        )
+        for stage in stages
+    }
+    return {stage: n for stage, n in numbers.items() if n < run.layout.shards}
+
+
+def _reconciled(funnel: dict[str, dict]) -> dict:
+    """Whether no record is lost: within the stages, and from one to the next."""
+    faults = []
+    for name, row in funnel.items():
+        out = row["kept"] + row["dropped"] + row["errors"]
+        if row["in"] != out:
+            faults.append(f"{name}: {row['in']} in, {out} out")
+    for chain in (_CHAIN, _OF_PAIRS):
+        there = [name for name in chain if name in funnel]
+        for one, two in itertools.pairwise(there):
+            if funnel[one]["kept"] != funnel[two]["in"]:
+                faults.append(
+                    f"{one} keeps {funnel[one]['kept']}, {two} gets {funnel[two]['in']}"
+                )
+    there = [funnel[name] for name in _CHAIN if name in funnel]
+    sums = {
+        "in": there[0]["in"] if there else 0,
+        "kept": there[-1]["kept"] if there else 0,
+        "dropped": sum(row["dropped"] for row in there),
+        "errors": sum(row["errors"] for row in there),
+    }
+    if sums["in"] != sums["kept"] + sums["dropped"] + sums["errors"]:
+        faults.append(f"the whole: {sums}")
+    return sums | {"faults": faults}
+
+
+def _by_code(dead: list[dict]) -> list[dict]:
+    found: dict[tuple[str, str], dict] = {}
+    for letter in sorted(dead, key=lambda d: (d["stage"], d["id"], d["media"])):
+        for code in letter["codes"]:
+            row = found.setdefault(
+                (letter["stage"], code),
+                {"stage": letter["stage"], "code": code, "number": 0, "first": letter},
+            )
+            row["number"] += 1
+    return [found[name] for name in sorted(found)]
+
+
+def _json(path: pathlib.Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
