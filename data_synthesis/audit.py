@@ -161,8 +161,13 @@ def main(_: list[str]) -> None:
         print(f"{fact:10} precision {tally.precision:.3f}  recall {tally.recall:.3f}")
     print(f"{failed} of {len(scenes)} scenes have no usable captions")
     if _BASELINE.value:
-        with open(_BASELINE.value, encoding="utf-8") as f:
-            fallen = regressions(found, json.load(f)["facts"])
+        try:
+            with open(_BASELINE.value, encoding="utf-8") as f:
+                fallen = regressions(found, json.load(f)["facts"])
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise UserError(
+                f"--baseline={_BASELINE.value}: no audit.json ({e!r})"
+            ) from None
         if fallen:
             raise UserError(f"--baseline={_BASELINE.value}: {'; '.join(fallen)}")
 
