@@ -5,22 +5,23 @@ python -m eval.mteb_bridge --config=configs/uvrb_mini.py \
 """
 
 import pathlib
+import re
 
 from absl import flags
 from ml_collections import config_flags
 
 from eval import abilities, loaders
+from eval.encoders.flags import encoder_from_flags, named
+from eval.encoders.precomputed import Precomputed
 from eval.run import read
 from gve_jax import main as command
-from gve_jax.embed import Embedder
 from gve_jax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir, folder or hub id.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of results, an MTEB cache.")
 _DATASETS = flags.DEFINE_list("datasets", None, "Names; default: eval.datasets.")
 _NAME = flags.DEFINE_string(
-    "name", None, "Model in the results, ORGANISATION/NAME; default: from --checkpoint."
+    "name", None, "Model in the results, ORGANISATION/NAME; default: from its flag."
 )
 
 
@@ -32,17 +33,17 @@ def main(_: list[str]) -> None:
             f"eval.mteb_bridge: {e.name} is not installed: pip install -e '.[mteb]'"
         ) from None
     config = _CONFIG.value
-    sets = read(config, loaders.names(_DATASETS.value or config.eval.datasets))
+    names = _DATASETS.value or config.eval.datasets
+    sets = read(config, loaders.names(names, config.eval.root))
     uvrb = benchmark.benchmark(sets)
-    name = _NAME.value or f"gve_jax/{pathlib.Path(_CHECKPOINT.value).name}"
+    own = re.sub(r"[^\w.-]+", "_", pathlib.Path(named().split()[0]).name)
+    name = _NAME.value or f"gve_jax/{own}"
     if name.count("/") != 1:
         raise UserError(f"--name: {name!r}, expected ORGANISATION/NAME")
-    embedder = Embedder.from_checkpoint(
-        _CHECKPOINT.value, weights=config.model.param_dtype or None, config=config
-    )
-    scores = benchmark.evaluate(
-        uvrb, model.EmbedderModel(embedder, name), _OUTPUT.value
-    )
+    encoder = encoder_from_flags(config)
+    if isinstance(encoder, Precomputed):
+        raise UserError("--vectors: MTEB asks a model, give --checkpoint or --encoder")
+    scores = benchmark.evaluate(uvrb, model.EmbedderModel(encoder, name), _OUTPUT.value)
     for task in uvrb:
         score = scores[task.data.name]
         print(f"{task.data.name:<12} {task.metadata.main_score:<15} {score:.3f}")
@@ -54,4 +55,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, required=("config", "checkpoint", "output"))
+    command.run(main, required=("config", "output"))
