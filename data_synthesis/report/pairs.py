@@ -43,6 +43,9 @@ def report(run: Run) -> tuple[dict, list[dict]]:
     leaks, dead = {"source": set(), "cluster": set()}, []
     worst, negatives, unread = _negatives(run)
     dead += unread
+    asked = collections.defaultdict(list)
+    for shown in worst:
+        asked[shown["pair"]].append(shown)
     tasks = {task: collections.Counter() for task in TASKS}
     reasons = collections.defaultdict(collections.Counter)
     for row in rows(run):
@@ -54,8 +57,8 @@ def report(run: Run) -> tuple[dict, list[dict]]:
             tested[task]["not needed" if failed else "needed"] += 1
         if row["outcome"] == "error":
             dead.append(_letter(row))
-        if row["id"] in worst:
-            worst[row["id"]]["query"] = row["query"]["text"]
+        for shown in asked.get(row["id"], ()):
+            shown["query"] = row["query"]["text"]
         if row["outcome"] != "keep":
             continue
         splits[row["split"]][task] += 1
@@ -99,10 +102,10 @@ def _letter(row: dict) -> dict:
     }
 
 
-def _negatives(run: Run) -> tuple[dict[str, dict], dict, list[dict]]:
-    """The worst by the id of their pair, in order; what all tell; dead letters."""
+def _negatives(run: Run) -> tuple[list[dict], dict, list[dict]]:
+    """Those with the smallest margins; what all tell; dead letters."""
     if not finished(run, "mine"):
-        return {}, {}, []
+        return [], {}, []
     outcomes = collections.defaultdict(collections.Counter)
     margins, ranks, used, found = [], [], collections.Counter(), []
     dead = []
@@ -123,16 +126,16 @@ def _negatives(run: Run) -> tuple[dict[str, dict], dict, list[dict]]:
         if len(found) > 50 * _WORST:
             found = sorted(found, key=lambda f: f[:2])[:_WORST]
     found = sorted(found, key=lambda f: f[:2])[:_WORST]
-    worst = {
-        row.id: {
-            "task": row.task, "query": "", "positive": row.positive_score,
-            "negative": negative.score, "margin": margin, "rank": negative.rank,
-            "record": negative.record,
+    worst = [
+        {
+            "pair": row.id, "task": row.task, "query": "",
+            "positive": row.positive_score, "negative": negative.score,
+            "margin": margin, "rank": negative.rank, "record": negative.record,
         }
         for margin, _, row, negative in found
-    }  # fmt: skip
+    ]  # fmt: skip
     if not margins:
-        return {}, {"outcomes": _plain(outcomes)}, dead
+        return [], {"outcomes": _plain(outcomes)}, dead
     counts, edges = np.histogram(margins, 30)
     reuse = collections.Counter(used.values())
     return (
@@ -146,7 +149,7 @@ def _negatives(run: Run) -> tuple[dict[str, dict], dict, list[dict]]:
             "margin_quantiles": np.percentile(margins, (0, 25, 50, 75, 100)).tolist(),
             "rank_quantiles": np.percentile(ranks, (0, 25, 50, 75, 100)).tolist(),
             "margins": {"edges": edges.tolist(), "counts": counts.tolist()},
-            "worst": list(worst.values()),
+            "worst": worst,
         },
         dead,
     )

@@ -244,11 +244,11 @@ class Captions:
                 {"kind": kind, "style": style, "captions": len(found),
                  "range": (WORDS if kind == "video" else FRAME_WORDS)[style],
                  "quantiles": _quantiles(found)}
-                for (kind, style), found in sorted(self._words.items(), reverse=True)
+                for (kind, style), found in _in_order(self._words)
             ],
             "scores": [
                 {"kind": kind, "style": style, "quantiles": _quantiles(found)}
-                for (kind, style), found in sorted(self._scores.items(), reverse=True)
+                for (kind, style), found in _in_order(self._scores)
             ],
             "profile": {k: statistics.fmean(v) for k, v in self._profile.items()},
             "profile_by_lexicon": {
@@ -267,6 +267,11 @@ class Captions:
                 for (captioner, prompt, digest), n in sorted(self._made.items())
             ],
         }  # fmt: skip
+
+
+def _in_order(found: dict[tuple[str, str], list]) -> list[tuple]:
+    """Videos first, then by style."""
+    return sorted(found.items(), key=lambda item: (item[0][0] != "video", item[0]))
 
 
 def _quantiles(values: list[float]) -> list[float]:
