@@ -33,12 +33,6 @@ from gve_jax.types import UserError
 ALLOWED = 0.05  # that a number may fall below the baseline
 _SEED = 6  # of the scenes: always the same
 
-_CAPTIONER = flags.DEFINE_string("captioner", None, "As config.caption.captioner.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for renders and audit.json.")
-_BASELINE = flags.DEFINE_string("baseline", None, "An earlier audit.json to hold.")
-_NUMBER = flags.DEFINE_integer("number", 200, "Scenes.")
-_CONFIG = config_flags.DEFINE_config_dict("config", default_config())
-
 
 class Tally(NamedTuple):
     """Of one kind of fact: claims made and right, facts there and claimed."""
@@ -135,42 +129,52 @@ def _path(folder: pathlib.Path, video: Video) -> pathlib.Path:
     return folder / "videos" / f"{video.id}.mp4"
 
 
-def main(_: list[str]) -> None:
-    folder, config = pathlib.Path(_OUTPUT.value), _CONFIG.value
-    scenes = videos(_NUMBER.value)
-    render(scenes, folder)
-    config.caption.captioner = _CAPTIONER.value
-    config.caption.truth = str(folder / "truth.jsonl")
-    frozen = FrozenConfigDict(config)
-    with choice.opened(frozen) as captioner:
-        cached = Cached(captioner, folder / "requests" / f"{_CAPTIONER.value}.jsonl")
-        answers = captions_of(cached, scenes, folder, frozen)
-        cached.close()
-    choice.close()
-    usable = [() if a.failure else tuple(a.value.values()) for a in answers]
-    found = score(scenes, usable)
-    failed = sum(a.failure is not None for a in answers)
-    facts = {
-        fact: tally._asdict()
-        | {"precision": round(tally.precision, 4), "recall": round(tally.recall, 4)}
-        for fact, tally in found.items()
-    }
-    rows = {"captioner": cached.id, "scenes": len(scenes), "failed": failed}
-    disk.write_json(folder / "audit.json", rows | {"facts": facts})
-    for fact, tally in found.items():
-        print(f"{fact:10} precision {tally.precision:.3f}  recall {tally.recall:.3f}")
-    print(f"{failed} of {len(scenes)} scenes have no usable captions")
-    if _BASELINE.value:
-        try:
-            with open(_BASELINE.value, encoding="utf-8") as f:
-                fallen = regressions(found, json.load(f)["facts"])
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise UserError(
-                f"--baseline={_BASELINE.value}: no audit.json ({e!r})"
-            ) from None
-        if fallen:
-            raise UserError(f"--baseline={_BASELINE.value}: {'; '.join(fallen)}")
-
-
 if __name__ == "__main__":
+    # Here, because others with such flags import this module.
+    _CAPTIONER = flags.DEFINE_string("captioner", None, "As config.caption.captioner.")
+    _OUTPUT = flags.DEFINE_string("output", None, "Folder for renders and audit.json.")
+    _BASELINE = flags.DEFINE_string("baseline", None, "An earlier audit.json to hold.")
+    _NUMBER = flags.DEFINE_integer("number", 200, "Scenes.")
+    _CONFIG = config_flags.DEFINE_config_dict("config", default_config())
+
+    def main(_: list[str]) -> None:
+        folder, config = pathlib.Path(_OUTPUT.value), _CONFIG.value
+        scenes = videos(_NUMBER.value)
+        render(scenes, folder)
+        config.caption.captioner = _CAPTIONER.value
+        config.caption.truth = str(folder / "truth.jsonl")
+        frozen = FrozenConfigDict(config)
+        with choice.opened(frozen) as captioner:
+            cached = Cached(
+                captioner, folder / "requests" / f"{_CAPTIONER.value}.jsonl"
+            )
+            answers = captions_of(cached, scenes, folder, frozen)
+            cached.close()
+        choice.close()
+        usable = [() if a.failure else tuple(a.value.values()) for a in answers]
+        found = score(scenes, usable)
+        failed = sum(a.failure is not None for a in answers)
+        facts = {
+            fact: tally._asdict()
+            | {"precision": round(tally.precision, 4), "recall": round(tally.recall, 4)}
+            for fact, tally in found.items()
+        }
+        rows = {"captioner": cached.id, "scenes": len(scenes), "failed": failed}
+        disk.write_json(folder / "audit.json", rows | {"facts": facts})
+        for fact, tally in found.items():
+            print(
+                f"{fact:10} precision {tally.precision:.3f}  recall {tally.recall:.3f}"
+            )
+        print(f"{failed} of {len(scenes)} scenes have no usable captions")
+        if _BASELINE.value:
+            try:
+                with open(_BASELINE.value, encoding="utf-8") as f:
+                    fallen = regressions(found, json.load(f)["facts"])
+            except (OSError, ValueError, KeyError, TypeError) as e:
+                raise UserError(
+                    f"--baseline={_BASELINE.value}: no audit.json ({e!r})"
+                ) from None
+            if fallen:
+                raise UserError(f"--baseline={_BASELINE.value}: {'; '.join(fallen)}")
+
     run(main, required=("captioner", "output"))
