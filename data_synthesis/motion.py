@@ -17,6 +17,8 @@ RATE, LEAST, MOST = 2.0, 9, 33
 SHORT_SIDE = 224
 # A pixel moves above these: flow over the diagonal, grey levels of the blurred frame.
 _FLOW, _CHANGE = 1e-3, 4.0
+# Distance of the quartiles, in grey levels, below which a picture is plain.
+_PLAIN = 8.0
 # A pair of frames is frozen where the blurred pictures differ by less, on average.
 _FROZEN = 0.25
 # A pair of frames moves where so many of its pixels do.
@@ -63,8 +65,10 @@ def measure(frames: list[np.ndarray]) -> Motion:
             np.ascontiguousarray(one), np.ascontiguousarray(two), None
         )
         length = np.hypot(flow[..., 0], flow[..., 1]) / diagonal
-        change = softer - soft
-        change = np.abs(change - np.median(change))
+        # Flicker and fades change brightness, or contrast too: what either explains
+        # did not move.
+        changes = [softer - gain * soft for gain in (1.0, _gain(soft, softer))]
+        change = np.min([np.abs(c - np.median(c)) for c in changes], 0)
         moving.append(float(np.mean((length > _FLOW) & (change > _CHANGE))))
         frozen.append(bool(np.mean(np.abs(softer - soft)) < _FROZEN))
         fast.append(float(np.percentile(length, 99.5)))
@@ -75,3 +79,10 @@ def measure(frames: list[np.ndarray]) -> Motion:
         float(np.mean(frozen)),
         float(np.mean(fast)),
     )
+
+
+def _gain(soft: np.ndarray, softer: np.ndarray) -> float:
+    """How much more contrast the second picture has; by quartiles, so that a small
+    thing that moves does not count. 1 for plain pictures."""
+    spans = [np.subtract(*np.percentile(p, (75, 25))) for p in (soft, softer)]
+    return float(spans[1] / spans[0]) if min(spans) >= _PLAIN else 1.0

@@ -19,7 +19,10 @@ from gve_jax.types import Item
 
 _LIMITS = ("max_seconds", "max_memory_mb", "max_side", "max_damage", "repair")
 STAGE = Stage(
-    "qc", ("ingest",), (*(f"media.{name}" for name in _LIMITS), "clips.min_shot")
+    "qc",
+    ("ingest",),
+    (*(f"media.{name}" for name in _LIMITS), "clips.min_shot"),
+    version=2,
 )
 
 
