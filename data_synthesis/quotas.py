@@ -4,11 +4,12 @@ They are in the proportions of `config.extend.quotas`. A pair has a place in a s
 order that nothing else decides; those with the lowest places are taken.
 """
 
-import collections
 import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_synthesis.run import Run
@@ -20,8 +21,8 @@ from gve_jax.types import UserError
 _ALL = 1.0  # every place is below
 
 
-def columns(run: Run, stage: str, *names: str) -> Iterator[dict]:
-    """These columns of the pairs that a finished stage kept.
+def columns(run: Run, stage: str, *names: str) -> Iterator[pa.Table]:
+    """These columns of the pairs that a finished stage kept, shard by shard.
 
     As they are: checking each row against its schema would take far longer.
     """
@@ -30,7 +31,7 @@ def columns(run: Run, stage: str, *names: str) -> Iterator[dict]:
         table = pq.read_table(
             run.layout.table(stage, shard), columns=[*names, "outcome"]
         )
-        yield from (row for row in table.to_pylist() if row["outcome"] == "keep")
+        yield table.filter(pc.equal(table["outcome"], "keep"))
 
 
 def asked(run: Run) -> dict[str, float]:
@@ -105,7 +106,9 @@ def limit(orders: np.ndarray, number: int) -> float:
 
 
 def _orders(run: Run, stage: str) -> dict[str, np.ndarray]:
-    found = collections.defaultdict(list)
-    for row in columns(run, stage, "task", "order"):
-        found[row["task"]].append(row["order"])
-    return {task: np.array(found[task], np.float64) for task in TASKS}
+    parts: dict[str, list] = {task: [np.zeros(0)] for task in TASKS}
+    for table in columns(run, stage, "task", "order"):
+        tasks, orders = table["task"].to_numpy(), table["order"].to_numpy()
+        for task in TASKS:
+            parts[task].append(orders[tasks == task])
+    return {task: np.concatenate(found) for task, found in parts.items()}

@@ -126,7 +126,7 @@ def record(i: int, config) -> Record:
 
 
 def begin(
-    root: pathlib.Path, number: int = 48, embedder: bool = True, reverse=False, **extend
+    root: pathlib.Path, number: int = 48, embedder: bool = True, caption=(), **extend
 ) -> tuple[Run, list[Record]]:
     """A run whose stages `caption` and `vectors` are there."""
     config = default_config()
@@ -135,6 +135,7 @@ def begin(
     config.extend.splits = dict(train=0.7, validation=0.3)
     config.extend.pool = 10
     config.extend.update(extend)
+    config.caption.update(dict(caption))
     lines = [{"id": f"v{i}", "video": f"videos/{i}.mp4"} for i in range(number)]
     root.mkdir(parents=True, exist_ok=True)
     (root / "raw.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))

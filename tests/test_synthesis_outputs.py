@@ -36,6 +36,7 @@ from data_synthesis.tables import (
     kept_pairs,
     write_pairs,
 )
+from data_synthesis.world.scene import Video, sample_scene, stream
 from gve_jax.data.formats.rows import Corpus
 from gve_jax.data.formats.tfds import read as read_tfds
 from gve_jax.data.records import read_pairs
@@ -266,3 +267,38 @@ def test_two_steps_of_training(finished, tmp_path):
     train(config, tmp_path / "work", devices=jax.devices()[:1])
     lines = (tmp_path / "work/metrics.jsonl").read_text().splitlines()
     assert sum("loss" in json.loads(line) for line in lines) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_bytes_of_one(tmp_path):
+    """Without an embedder: it would have to be a real one in the other processes."""
+    roots = []
+    for name, options in (
+        ("one", []),
+        ("two", ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]),
+    ):
+        truth = tmp_path / name / "truth.jsonl"
+        truth.parent.mkdir()
+        rows = [known_video(i).to_json() for i in range(48)]
+        truth.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        caption = dict(truth=str(truth))
+        run, _ = stub.begin(tmp_path / name, embedder=False, caption=caption)
+        for stage in (*STAGES, corpus):
+            pipelines.run(stage.work(run), pipelines.beam_options(options))
+        outputs.finish(run)
+        roots.append(run.layout.root)
+    one, two = (
+        {
+            str(p.relative_to(root)): p.read_bytes()
+            for p in sorted(root.rglob("*"))
+            if p.is_file() and p.suffix != ".json" and "logs" not in p.parts
+        }
+        for root in roots
+    )
+    assert one == two
+    assert any(b"reference clip" in data for data in one.values())
+
+
+def known_video(i: int) -> Video:
+    rng = stream(4, "outputs", i)
+    return Video(f"v{i}", "train", "t", (sample_scene(rng, "train"),))

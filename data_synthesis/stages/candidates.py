@@ -151,7 +151,7 @@ def neighbours(
 
 def _words(record: Record) -> set[str]:
     found = captions_of(record)
-    texts = [c.text for c in found.captions if c.valid] if found else []
+    texts = [c.text for c in usable(found.captions)] if found else []
     return set(words_of(" ".join([record.text.rectified, *texts])))
 
 

@@ -72,15 +72,13 @@ def work(run: Run) -> pipelines.Work:
 def make_pool(run: Run) -> Pool:
     """Twice as many as are needed: those that repeat a target are passed over."""
     number = 2 * run.config.extend.pool
-    drawn = heapq.nsmallest(
-        number,
-        {
-            (draws.uniform(run.config.seed, row["record"], "pool"), row["record"],
-             row["cluster"])
-            for row in quotas.columns(run, "candidates", "task", "record", "cluster")
-            if row["task"] == "T2V"
-        },
-    )  # fmt: skip
+    rows = (
+        (draws.uniform(run.config.seed, row["record"], "pool"), *row.values())
+        for table in quotas.columns(run, "candidates", "record", "cluster", "task")
+        for row in table.to_pylist()
+        if row["task"] == "T2V"  # each record has one at most
+    )
+    drawn = [row[:3] for row in heapq.nsmallest(number, rows)]
     wanted = {name for _, name, _ in drawn}
     vectors = {
         vector.id: vector.array

@@ -86,8 +86,8 @@ def score(
 ) -> tuple[list[Record], list[CaptionScore]]:
     """Records with the scores of all their captions, and the table's rows.
 
-    A caption whose medium cannot be read, or that has none beside it to compare with,
-    keeps None: it is counted among those without a score.
+    A caption that cannot be embedded, whose medium cannot be, or that has none beside
+    it to compare with, keeps None, which no threshold is applied to.
 
     Args:
       records: of one shard, in the order of their ids.
@@ -131,17 +131,12 @@ def score(
         vectors = embed(items).vectors if items else ()
         values = {}
         for (name, media, style, _), vector in zip(texts, vectors, strict=True):
+            if np.isnan(vector[0]):
+                continue
             kind, own, other = pairs[name, media]
-            values[name, media, style] = _cosine(vector, own)
-            rows.append(
-                CaptionScore(
-                    name,
-                    media,
-                    f"{kind}.{style}",
-                    values[name, media, style],
-                    _cosine(vector, other),
-                )
-            )
+            value = values[name, media, style] = _cosine(vector, own)
+            beside = _cosine(vector, other)
+            rows.append(CaptionScore(name, media, f"{kind}.{style}", value, beside))
         scored += [
             dataclasses.replace(
                 record,
