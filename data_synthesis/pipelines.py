@@ -5,6 +5,7 @@ GroupByKey, and our own writers. Outputs are files; nothing is believed to be th
 because a pipeline ended without an error.
 """
 
+import argparse
 import contextlib
 import importlib
 import logging
@@ -24,6 +25,7 @@ from gve_jax.types import UserError
 
 # How long finished shards are looked for while a pipeline runs.
 _POLL_S = 0.5
+_DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
 
 
 class Work(NamedTuple):
@@ -63,22 +65,30 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
         # "DirectRunner" would first look for another that has to be downloaded.
         arguments.append("--runner=FnApiRunner")
     if "--runner=DaskRunner" in arguments:
-        # Its options are only known once it is imported.
+        # Beam knows neither its short name nor its options before it is imported.
+        arguments[arguments.index("--runner=DaskRunner")] = f"--runner={_DASK}"
         try:
-            importlib.import_module("apache_beam.runners.dask.dask_runner")
+            importlib.import_module(_DASK.rpartition(".")[0])
         except ImportError:
             raise UserError(
                 "--runner=DaskRunner: Dask is not installed; pip install -e '.[dask]'"
             ) from None
-    known = PipelineOptions([]).get_all_options()
+    known = _option_names()
     for argument in arguments:
-        name = argument.split("=")[0].lstrip("-")
-        if not argument.startswith("--") or not {name, name[3:]} & known.keys():
+        if argument.split("=")[0] not in known:
             raise UserError(
                 f"option {argument!r} is neither ours nor Beam's (those are written "
                 "--name=value); see --help and Beam's documentation of your runner"
             )
     return PipelineOptions(arguments)
+
+
+def _option_names() -> set[str]:
+    """As they are typed: what Beam calls them inside may differ."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    return set(parser._option_string_actions)
 
 
 def run(work: Work | Grouped, options: PipelineOptions) -> int:
