@@ -21,7 +21,7 @@ from data_synthesis.stages import (
     select,
 )
 from data_synthesis.stages.candidates import cluster_of, jaccard, neighbours
-from data_synthesis.tables import COMPOSED, TASKS, Pair, task_counts
+from data_synthesis.tables import COMPOSED, TASKS, Pair, Ranks, task_counts
 from gve_jax.types import UserError
 from tests import stub_synthesis as stub
 
@@ -169,6 +169,12 @@ def test_composed_queries_need_both_halves(extended):
         assert needed or pair.reasons == ("not_compositional",)
         outcomes[needed] += 1
     assert min(outcomes[True], outcomes[False]) > 2, outcomes
+
+
+def test_what_scores_as_the_target_does_ranks_before_it():
+    same, other = np.eye(4, dtype=np.float32)[:2]
+    queries = [same, other, np.full(4, 0.5, np.float32)]
+    assert compose.ranks(queries, same, np.stack([same, other])) == Ranks(2, 3, 3, 2)
 
 
 def test_what_fails_is_an_error_with_its_request(extended):

@@ -35,11 +35,12 @@ def in_process(queries, path, k):
     return top_k(queries, np.load(path, mmap_mode="r"), k)
 
 
-def made_corpus(folder, number: int, seed: int, dim: int = 6):
+def made_corpus(folder, number: int, seed: int, distinct: int = 10**6, dim: int = 6):
     """Targets of random vectors, some of them equal, and a pair for each."""
     rng = np.random.default_rng(seed)
     table = rng.normal(size=(number, dim))
     table[number // 2 :: 3] = table[: len(table[number // 2 :: 3])]  # exact ties
+    table = table[np.arange(number) % distinct]
     table = (table / np.linalg.norm(table, axis=1, keepdims=True)).astype(np.float32)
     targets, pairs, queries = [], [], {}
     for i, found in enumerate(table):
@@ -107,13 +108,15 @@ def brute_force(pair, queries, targets, config):
     return "short" if short else "mined", place + 1, negatives
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_negatives_by_brute_force(tmp_path, monkeypatch, seed):
+@pytest.mark.parametrize(("distinct", "number"), [(10**6, 3), (40, 20)])
+def test_negatives_by_brute_force(tmp_path, monkeypatch, distinct, number):
+    """Also where so many are equal that the search's order of rows would tell."""
     # Few candidates at first, so that many have to be asked for again.
     monkeypatch.setattr(mine, "_MORE", 1)
-    corpus, targets, pairs, queries = made_corpus(tmp_path, 300, seed)
+    corpus, targets, pairs, queries = made_corpus(tmp_path, 300, 1, distinct)
     config = default_config().mine
-    config.update(dict(negatives=dict(T2V=3), last_rank=8, weak_rank=20, ceiling=0.9))
+    config.update(dict(last_rank=max(8, number), weak_rank=20, ceiling=0.9))
+    config.negatives.T2V = number
     found = list(mine.mine(pairs, queries, corpus, in_process, config, "prober"))
     assert len({row.id for row in found}) == len(found) == len(pairs)
     by_id = {pair.id: pair for pair in pairs}
@@ -126,7 +129,9 @@ def test_negatives_by_brute_force(tmp_path, monkeypatch, seed):
         assert all(n.margin == row.positive_score - n.score for n in row.negatives)
         assert (row.prober, row.corpus_sha256) == ("prober", "hash")
         outcomes.add(outcome)
-    assert outcomes == {"mined", "short", "weak_positive"}
+    assert outcomes >= {"short", "weak_positive"} and (
+        "mined" in outcomes or number > 8
+    )
 
 
 def test_pairs_in_any_order_and_number_find_the_same(tmp_path):
