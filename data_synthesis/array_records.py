@@ -4,6 +4,7 @@ A folder of them is a data set of TFDS: `features.json` says what an example has
 `dataset_info.json` which files there are. No TensorFlow is needed, here or there.
 """
 
+import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -97,7 +98,9 @@ def write_metadata(
       splits: split -> (examples, bytes) of each of its files, in order.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "features.json", features().to_json())
+    # TFDS gives them in another order each time.
+    sorted_text = json.dumps(features().to_json(), sort_keys=True)
+    write_json(folder / "features.json", json.loads(sorted_text))
     info = {
         "name": NAME,
         "version": VERSION,
