@@ -14,6 +14,7 @@ SYNTHESIS = [
     "tenacity>=9.1,<10",
     "pyphen>=0.17,<0.19",
 ]
+DASK = ["dask>=2026.7,<2027", "distributed>=2026.7,<2027"]
 
 setup(
     name="gve_jax",
@@ -64,10 +65,13 @@ setup(
         "tensorboard": ["tensorboardX>=2.6,<3"],
         "wandb": ["wandb>=0.30,<1"],
         "synthesis": SYNTHESIS,
+        # Runs the synthesis on a cluster; the tested engine.
+        "dask": DASK,
         # Needs torch: install a CPU build first where no other is wanted.
         "mteb": ["mteb>=2.26,<2.27"],
         "test": [
             *SYNTHESIS,
+            *DASK,
             "pytest>=8.4,<10",
             "hypothesis>=6.140,<7",
             "ruff>=0.17,<0.18",

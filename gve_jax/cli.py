@@ -21,6 +21,7 @@ VERBS = {
     "table": ("eval.table", "abilities and correlations of anybody's scores"),
     "mteb": ("eval.mteb_bridge", "run the benchmark through MTEB"),
     "ablate": ("gve_jax.ablate", "run a study: arms x seeds, compared"),
+    "synthesise": ("data_synthesis", "make a training set of raw videos"),
     "world": ("data_synthesis.world", "render the procedural video world"),
 }
 
@@ -35,7 +36,7 @@ def main() -> None:
             print(f"error: unknown verb {arguments[0]!r}", file=out)
         print("usage: gve VERB [--flag=value ...]", file=out)
         for verb, (_, what) in VERBS.items():
-            print(f"  {verb:8} {what}", file=out)
+            print(f"  {verb:10} {what}", file=out)
         sys.exit(0 if asked_help else 2)
     module = VERBS[arguments[0]][0]
     sys.path.insert(0, os.getcwd())  # as `python -m` does

@@ -91,6 +91,7 @@ def differences(one: dict[str, bytes], two: dict[str, bytes]) -> list[str]:
 def test_processes_change_no_byte(world, clean, tmp_path):
     ended = finish(command(world, tmp_path / "out", "--processes=2"))
     assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "qc: 3/3 shards" in ended.stderr
     assert differences(files(tmp_path / "out"), clean[0]) == []
     assert any(n.startswith("pairs/") for n in clean[0])
     # Again: all is there.
@@ -154,6 +155,22 @@ def test_dask_runs_both_kinds_of_stages(world, tmp_path, capfd):
                 distributed.default_client().close()
     assert tables[0] == tables[1]
     assert capfd.readouterr().err.count("ingest: 3/3 shards") == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--runner=FlinkRunner --flink_master=host:1 --environment_type=LOOPBACK",
+        "--runner=SparkRunner --spark_master_url=spark://host:1",
+        "--runner=DataflowRunner --project=p --region=r --temp_location=gs://b/t",
+    ],
+)
+def test_options_of_other_runners_are_passed_on(options):
+    found = pipelines.beam_options(options.split()).get_all_options()
+    assert found["runner"] == options.split()[0].partition("=")[2]
+    for option in options.split():
+        name, _, value = option.lstrip("-").partition("=")
+        assert found[name] == value
 
 
 def test_a_full_disk_ends_in_one_line_and_the_run_goes_on(world, tmp_path):

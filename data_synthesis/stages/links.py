@@ -21,7 +21,9 @@ from data_synthesis.run import Run, Stage, key, whole_stage_hash
 from data_synthesis.shards import Key, Layout
 from data_synthesis.stages.benchmark import Evaluated
 
-STAGE = Stage("links", ("qc",), ("duplicates.max_distance", "duplicates.benchmark"))
+STAGE = Stage(
+    "links", ("qc",), ("duplicates.max_distance", "duplicates.benchmark"), version=2
+)
 # Records of one band that are compared, each with each.
 _MOST = 400
 
@@ -39,12 +41,15 @@ class Link:
 
 
 class Member(NamedTuple):
-    """Of a group; `name`: a record's id, or the path of a file of the benchmark."""
+    """Of a group; `name`: a record's id, or the path of a file of the benchmark.
+
+    As very many of them are held by a runner, they travel as plain tuples.
+    """
 
     name: str
     evaluated: bool = False
     sha256: str = ""
-    hashes: tuple[str, ...] = ()
+    hashes: bytes = b""  # packed
     turned: bool = False  # the hashes are of the mirrored frames
 
 
@@ -71,18 +76,18 @@ def _expand(
         if not record.alive:
             continue
         member = Member(record.id)
-        yield ("bytes", record.source.sha256), member
-        yield ("frames", record.frames_sha256), member
+        yield ("bytes", record.source.sha256), tuple(member)
+        yield ("frames", record.frames_sha256), tuple(member)
         if text := normalised(record.text.rectified):
-            yield ("text", text), member._replace(sha256=record.source.sha256)
-        straight = member._replace(hashes=record.hashes)
-        turned = member._replace(hashes=record.mirrored, turned=True)
-        for one in (straight, turned):
-            for band in hashes.bands(one.hashes):
-                yield ("band", band), one
+            yield ("text", text), tuple(member._replace(sha256=record.source.sha256))
+        for turned, found in ((False, record.hashes), (True, record.mirrored)):
+            one = member._replace(hashes=hashes.pack(found), turned=turned)
+            for band in hashes.bands(found):
+                yield ("band", band), tuple(one)
     if evaluated:
         for row in read_table(layout.table("benchmark", shard), Evaluated):
-            member = Member(row.path, evaluated=True, hashes=row.hashes)
+            packed = hashes.pack(row.hashes)
+            member = tuple(Member(row.path, evaluated=True, hashes=packed))
             yield ("bytes", row.sha256), member
             if not row.fault:
                 yield ("frames", row.frames_sha256), member
@@ -90,8 +95,8 @@ def _expand(
                 yield ("band", band), member
 
 
-def _meet(layout: Layout, limit: float, met: tuple[str, str], rows: Iterator[Member]):
-    kind, found = met[0], sorted(rows)
+def _meet(layout: Layout, limit: float, met: tuple[str, str], rows: Iterator[tuple]):
+    kind, found = met[0], sorted(Member(*row) for row in rows)
     members = [member for member in found if not member.evaluated]
     theirs = [member for member in found if member.evaluated]
     if kind == "text":
@@ -122,9 +127,10 @@ def _evaluated(
 ) -> Iterator[Link]:
     if not theirs:
         return
-    table = np.array([[int(h, 16) for h in m.hashes] for m in theirs], np.uint64)
+    table = np.frombuffer(b"".join(m.hashes for m in theirs), np.uint64)
+    table = table.reshape(len(theirs), hashes.FRAMES)
     for member in members:
-        own = np.array([int(h, 16) for h in member.hashes], np.uint64)
+        own = np.frombuffer(member.hashes, np.uint64)
         found = np.bitwise_count(table ^ own).mean(1)
         best = int(found.argmin())
         if found[best] <= limit:
