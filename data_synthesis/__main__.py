@@ -56,6 +56,10 @@ def main(argv: list[str]) -> None:
         )
     arguments = argv[1:]
     if _PROCESSES.value > 1:
+        if any(a.startswith("--runner") for a in arguments):
+            raise UserError(
+                "--processes is for Beam's own runner; the other one has options for it"
+            )
         arguments += [
             "--direct_running_mode=multi_processing",
             f"--direct_num_workers={_PROCESSES.value}",

@@ -1,6 +1,9 @@
 """What one look at all frames of a video tells: soundness, motion, shots, hashes."""
 
+import functools
 import hashlib
+import resource
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -100,6 +103,36 @@ def identify(max_seconds: float, item: Item) -> tuple | str:
     except media.MediaError as e:
         return f"{e.code}: {e.message}"
     return found.frames_sha256, found.hashes
+
+
+def bounded(read: Callable[[Item], tuple | str], megabytes: int, item: Item):
+    """Reads an item in a process of its own that may not reserve all there is.
+
+    Who started the process looks at what it uses ten times a second; this is for what
+    is quicker.
+    """
+    _bound_memory(megabytes)
+    try:
+        return read(item)
+    except MemoryError:
+        return f"lost: reading takes over {megabytes} MB of memory"
+
+
+@functools.cache  # once in a process
+def _bound_memory(megabytes: int) -> None:
+    """Lets this process reserve twice so much beside what it has (on Linux).
+
+    Twice, as threads reserve more than they use.
+    """
+    try:
+        with open("/proc/self/statm") as f:
+            now = int(f.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = now + 2 * megabytes * 2**20
+    if hard == resource.RLIM_INFINITY or most < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
 def media_limits(config) -> Limits:

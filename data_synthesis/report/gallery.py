@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+from data_synthesis import video
 from data_synthesis.record import Record
 from data_synthesis.report import sheet
 from data_synthesis.run import Run
@@ -39,7 +40,11 @@ def gallery(run: Run, samples: dict[str, list[Record]]) -> dict[str, list[Shown]
             items.append(media_item(run, record, name))
     limits = run.config.media
     reader = Reader(
-        functools.partial(sheet.contact_sheet, limits),
+        functools.partial(
+            video.bounded,
+            functools.partial(sheet.contact_sheet, limits),
+            limits.max_memory_mb,
+        ),
         processes=1,
         timeout_s=2 * limits.max_seconds,
         memory_mb=limits.max_memory_mb,

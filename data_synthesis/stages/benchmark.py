@@ -78,7 +78,11 @@ def _shard(run: Run, files: list[list[str]], layout: Layout, key: Key, shard: in
     root = pathlib.Path(run.config.duplicates.benchmark)
     limits = run.config.media
     reader = Reader(
-        functools.partial(video.identify, _SECONDS),
+        functools.partial(
+            video.bounded,
+            functools.partial(video.identify, _SECONDS),
+            limits.max_memory_mb,
+        ),
         processes=1,
         timeout_s=2 * _SECONDS,
         memory_mb=limits.max_memory_mb,

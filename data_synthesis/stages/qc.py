@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import closing
 
-from data_synthesis import assets, pipelines, rectify
+from data_synthesis import assets, pipelines, rectify, video
 from data_synthesis.record import Record, Score, Text
 from data_synthesis.run import Context, Run, Stage, mapped
 from data_synthesis.stages.ingest import source_path
@@ -36,10 +36,11 @@ def process(rows: Iterator[Record], context: Context) -> Iterator[Record]:
     records = list(rows)  # one shard of texts
     items = [Item(r.id, video=source_path(run, r)) for r in records]
     limits = run.config.media
+    look = functools.partial(
+        assets.look, run.layout.root, limits, run.config.clips.min_shot
+    )
     reader = Reader(
-        functools.partial(
-            assets.look, run.layout.root, limits, run.config.clips.min_shot
-        ),
+        functools.partial(video.bounded, look, limits.max_memory_mb),
         processes=1,
         # The decoder has its own limit; this one is for where it does not look.
         timeout_s=3 * limits.max_seconds,
