@@ -29,7 +29,7 @@ from gve_jax.train.gradcache import count_chunks
 from gve_jax.train.state import make_gradient
 from gve_jax.types import PairBatch
 
-_SIZES = flags.DEFINE_list("batch_sizes", ["2", "4", "8", "16"], "Pairs of a batch.")
+_SIZES = flags.DEFINE_list("batch_sizes", ["2", "4", "8"], "Pairs of a batch.")
 _CHUNK = flags.DEFINE_integer("chunk_videos", 2, "Of a chunk.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Runs of each program.", lower_bound=1)
 

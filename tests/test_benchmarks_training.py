@@ -33,6 +33,7 @@ def small(pairs: int):
     return config
 
 
+@pytest.mark.slow
 def test_both_sides_train_alike():
     found, flops = train_throughput.compare(
         small(3), [SHAPE], batches=2, clock=time.perf_counter, torch_compile=False
@@ -44,6 +45,7 @@ def test_both_sides_train_alike():
     assert flops.required == flops.executed < flops.of_torch
 
 
+@pytest.mark.slow
 def test_memory_of_chunks_grows_less():
     config = small(8)
     config.train.chunk = 256
