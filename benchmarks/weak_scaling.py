@@ -8,8 +8,9 @@ chip, and so is its loss alone, whose collectives are part of the step's. Two bo
 - The loss may take what gathering every row of both sides takes, and bringing the
   gradients home: 2 (n - 1) rows dim 4 bytes for a side of n chips with `rows` each.
   A ring, which gathers nothing, is held to it too.
-- All else (weights, their gradients, activations) may grow as a gathered array does
-  whose whole stays the same, by (n - 1) / n: towards a limit.
+- The whole step may take that, and for all else (weights, their gradients, activations)
+  what it takes on the smallest topology, grown as a gathered array does whose whole
+  stays the same, by (n - 1) / n: towards a limit.
 
 Exit code 1 where one is exceeded. Nothing runs; see docs/scaling.md for what compilers
 need (H100: the extra `cuda`; `cpu:N` are virtual devices).
@@ -41,8 +42,6 @@ _TEXT_TOKENS = flags.DEFINE_integer(
     "text_tokens", 64, "Of a text, and of the text beside a video.", lower_bound=15
 )
 
-_ROUNDING = 1.005  # kernels of odd sizes, scalars
-
 
 class Received(NamedTuple):
     """Bytes that each chip receives in a step."""
@@ -52,14 +51,11 @@ class Received(NamedTuple):
     loss: Collectives  # its share of the step
     gathered: int  # the bound of the loss
 
-    @property
-    def rest(self) -> int:
-        return self.step.bytes - self.loss.bytes
-
-    def most_rest(self, first: "Received") -> float:
-        """The bound of the rest, by what the smallest topology takes."""
+    def most(self, first: "Received") -> float:
+        """The bound of the step, by what the smallest topology takes."""
         share = (self.chips - 1) / self.chips
-        return first.rest * share * first.chips / (first.chips - 1)
+        rest = first.step.bytes - first.loss.bytes
+        return self.gathered + rest * share * first.chips / (first.chips - 1)
 
 
 def compile_step(
@@ -106,23 +102,23 @@ def find_excess(found: list[Received]) -> list[str]:
     for x in found:
         if x.loss.bytes > x.gathered:
             out.append(f"the loss on {x.chips} chips")
-        if x.rest > x.most_rest(found[0]) * _ROUNDING:
-            out.append(f"weights and activations on {x.chips} chips")
+        if x.step.bytes > x.most(found[0]):
+            out.append(f"the step on {x.chips} chips")
     return out
 
 
 def show(found: list[Received]) -> str:
     """A table in MiB, with what the kinds of collectives take."""
-    lines = ["MiB: loss (at most)   rest (at most)"]
+    lines = ["MiB: loss (at most), step (at most)"]
     for x in found:
-        loss, rest = (
+        loss, step = (
             f"{bytes_ / 2**20:.3f} ({most / 2**20:.3f})"
             for bytes_, most in (
                 (x.loss.bytes, x.gathered),
-                (x.rest, x.most_rest(found[0])),
+                (x.step.bytes, x.most(found[0])),
             )
         )
-        lines.append(f"{x.chips} chips: {loss}   {rest}")
+        lines.append(f"{x.chips} chips: {loss}, {step}")
         for part in ("loss", "step"):
             kinds = getattr(x, part).kinds.items()
             text = ", ".join(f"{t.count} {k} {t.bytes / 2**20:.3f}" for k, t in kinds)
