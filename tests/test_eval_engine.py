@@ -523,6 +523,7 @@ def same_scores(a: pathlib.Path, b: pathlib.Path):
             assert [t["id"] for t in one["top"]] == [t["id"] for t in two["top"]]
 
 
+@pytest.mark.slow
 def test_two_processes_of_four_devices_evaluate_as_one_device(world, hf, tmp_path):
     arguments = (
         f"--config=configs/uvrb_mini.py:{world}",

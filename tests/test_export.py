@@ -92,6 +92,7 @@ def ours(found, items, model):
     return embed(nnx.merge(found.graphdef, found.params), to_jax(model, items))
 
 
+@pytest.mark.slow
 def test_our_own_vectors_stay(whole, low_rank, items, tmp_path):
     for workdir in (whole, low_rank[1]):
         folder = tmp_path / workdir.name

@@ -128,6 +128,7 @@ def test_batches_do_not_matter_and_failures_are_told(generator, media):
     assert generator.compiled == compiled
 
 
+@pytest.mark.slow
 def test_draws_depend_on_seed_and_id(generator, media):
     items = items_of(media)
     draw = lambda items, seed: generator.generate(  # noqa: E731
@@ -159,6 +160,7 @@ def test_impossible_settings(generator, settings):
         generator.generate([], **settings)
 
 
+@pytest.mark.slow
 def test_bfloat16(folder, media):
     generator = Generator.load(folder, max_new_tokens=4, batch_size=1)
     weights = jax.tree.leaves(generator._params)

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import closing
 
-from data_synthesis import assets, pipelines
+from data_synthesis import assets, pipelines, video
 from data_synthesis.captioners.base import Medium
 from data_synthesis.record import Record
 from data_synthesis.run import Context, Run, Stage, mapped
@@ -41,10 +41,11 @@ def process(rows: Iterator[Record], context: Context) -> Iterator[Record]:
     items = [Item(r.id, video=video_of(run, r).path) for r in records]
     known = {r.id: (r.cuts, r.source.duration, r.source.fps) for r in records}
     limits = config.media
+    cut = functools.partial(
+        assets.cut, run.layout.root, config.seed, config.clips, limits, known
+    )
     reader = Reader(
-        functools.partial(
-            assets.cut, run.layout.root, config.seed, config.clips, limits, known
-        ),
+        functools.partial(video.bounded, cut, limits.max_memory_mb),
         processes=1,
         # The decoder has its own limit, for the clip and for each still.
         timeout_s=(2 + config.clips.frames) * limits.max_seconds,
