@@ -18,6 +18,8 @@ def get_config(world: str = "runs/quickstart/world") -> ml_collections.ConfigDic
     c.motion.preset = "noise_free"
     # Its videos last a few seconds.
     c.clips.min_seconds = 0.8
+    # All pairs that there are, in whatever proportion.
+    c.extend.scale = 1.0
     c.caption.captioner = "groundtruth"
     c.caption.truth = f"{world}/truth.jsonl"
     return c
