@@ -157,7 +157,10 @@ def take_stills(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(str(file), data.tobytes())
         at = float(frames.seconds[-place])
-        stills.append(_placed(file, root, "frame", ".jpg", at, at))
+        still = _placed(file, root, "frame", ".jpg", at, at)
+        # A picture that stands for long is one still, not three.
+        if still.sha256 not in {s.sha256 for s in stills}:
+            stills.append(still)
     return stills
 
 

@@ -241,6 +241,12 @@ def test_stills_are_sharp_and_show_something(tmp_path):
     assert assets.take_stills(str(path), tmp_path, "k", 0, 1.0, 3, LIMITS) == []
 
 
+def test_equal_stills_are_one(tmp_path):
+    path = tmp_path / "v.mp4"
+    write_video(str(path), scene(1, 1, shift=0) * 24, fps=8, crf=0)
+    assert len(assets.take_stills(str(path), tmp_path, "k", 0, 3.0, 3, LIMITS)) == 1
+
+
 def frames_of(path) -> int:
     lenient = Limits(max_damage=1.0)
     return sum(1 for _ in media.stream_video(path, 64, lenient))

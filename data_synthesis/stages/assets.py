@@ -19,7 +19,10 @@ from gve_jax.types import Item
 
 _LIMITS = ("max_seconds", "max_memory_mb", "max_side", "max_damage")
 STAGE = Stage(
-    "assets", ("decide",), ("seed", "clips", *(f"media.{name}" for name in _LIMITS))
+    "assets",
+    ("decide",),
+    ("seed", "clips", *(f"media.{name}" for name in _LIMITS)),
+    version=2,
 )
 
 
