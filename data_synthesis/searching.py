@@ -92,6 +92,11 @@ def exact(
     return exactly[order], order, sure
 
 
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two unit vectors, as `score` computes it."""
+    return float(score(a, b[None])[0])
+
+
 def score(query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Float64 [n] of float32 [d] and [n, d], summed in one order everywhere."""
     return np.sum(vectors.astype(np.float64) * query.astype(np.float64), axis=1)

@@ -13,6 +13,7 @@ import scenedetect
 from data_synthesis import hashes, motion
 from gve_jax import media
 from gve_jax.media import Limits
+from gve_jax.preprocess.workers import Reader
 from gve_jax.types import Item
 
 # PySceneDetect's own default; the frames' short side is that of `motion`.
@@ -116,6 +117,15 @@ def bounded(read: Callable[[Item], tuple | str], megabytes: int, item: Item):
         return read(item)
     except MemoryError:
         return f"lost: reading takes over {megabytes} MB of memory"
+
+
+def reader(read: Callable[[Item], tuple | str], timeout_s: float, megabytes: int):
+    """A `Reader` of one process, which is killed for time or for memory.
+
+    The decoder has limits of its own; these are for where it does not look.
+    """
+    read = functools.partial(bounded, read, megabytes)
+    return Reader(read, processes=1, timeout_s=timeout_s, memory_mb=megabytes)
 
 
 @functools.cache  # once in a process

@@ -12,8 +12,7 @@ from data_synthesis import video
 from data_synthesis.record import Record
 from data_synthesis.report import sheet
 from data_synthesis.run import Run
-from data_synthesis.stages.embed import media_item
-from gve_jax.preprocess.workers import Reader
+from data_synthesis.stages.ingest import video_path
 from gve_jax.progress import ProgressLine
 from gve_jax.types import Item, UserError
 
@@ -37,18 +36,10 @@ def gallery(run: Run, samples: dict[str, list[Record]]) -> dict[str, list[Shown]
     items: list[Item] = []
     for name, record in records.items():
         with contextlib.suppress(UserError):  # the file is gone
-            items.append(media_item(run, record, name))
+            items.append(Item(name, video=video_path(run, record)))
     limits = run.config.media
-    reader = Reader(
-        functools.partial(
-            video.bounded,
-            functools.partial(sheet.contact_sheet, limits),
-            limits.max_memory_mb,
-        ),
-        processes=1,
-        timeout_s=2 * limits.max_seconds,
-        memory_mb=limits.max_memory_mb,
-    )
+    draw = functools.partial(sheet.contact_sheet, limits)
+    reader = video.reader(draw, 2 * limits.max_seconds, limits.max_memory_mb)
     pictures, faults = {}, {name: "the file is gone" for name in records}
     with (
         ProgressLine("report", len(items), "videos") as line,

@@ -13,8 +13,8 @@ from data_synthesis import assets, pipelines, video
 from data_synthesis.captioners.base import Medium
 from data_synthesis.record import Record
 from data_synthesis.run import Context, Run, Stage, mapped
-from data_synthesis.stages.ingest import source_path
-from gve_jax.preprocess.workers import Lost, Reader
+from data_synthesis.stages.ingest import video_path
+from gve_jax.preprocess.workers import Lost
 from gve_jax.types import Item
 
 _LIMITS = ("max_seconds", "max_memory_mb", "max_side", "max_damage")
@@ -32,10 +32,8 @@ def work(run: Run) -> pipelines.Work:
 
 def video_of(run: Run, record: Record) -> Medium:
     """What stands for a record's video: the repaired copy, or the source."""
-    for medium in record.media:
-        if medium.role == "video":
-            return Medium(str(run.layout.root / medium.path), medium.sha256)
-    return Medium(source_path(run, record), record.source.sha256)
+    hashes = [medium.sha256 for medium in record.media if medium.role == "video"]
+    return Medium(video_path(run, record), (*hashes, record.source.sha256)[0])
 
 
 def process(rows: Iterator[Record], context: Context) -> Iterator[Record]:
@@ -47,13 +45,9 @@ def process(rows: Iterator[Record], context: Context) -> Iterator[Record]:
     cut = functools.partial(
         assets.cut, run.layout.root, config.seed, config.clips, limits, known
     )
-    reader = Reader(
-        functools.partial(video.bounded, cut, limits.max_memory_mb),
-        processes=1,
-        # The decoder has its own limit, for the clip and for each still.
-        timeout_s=(2 + config.clips.frames) * limits.max_seconds,
-        memory_mb=limits.max_memory_mb,
-    )
+    # The decoder's limit is for the clip and for each still.
+    seconds = (2 + config.clips.frames) * limits.max_seconds
+    reader = video.reader(cut, seconds, limits.max_memory_mb)
     with closing(reader.ahead(items)) as found:
         for record, result in zip(records, found, strict=True):
             if isinstance(result, str):

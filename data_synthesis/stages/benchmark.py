@@ -15,7 +15,7 @@ from data_synthesis import draws, pipelines, shards, video
 from data_synthesis.run import Run, Stage, key
 from data_synthesis.shards import Counts, Key, Layout
 from eval import loaders
-from gve_jax.preprocess.workers import Lost, Reader
+from gve_jax.preprocess.workers import Lost
 from gve_jax.types import Item, UserError
 
 STAGE = Stage("benchmark", (), ())
@@ -77,16 +77,8 @@ def media(run: Run) -> list[str]:
 def _shard(run: Run, files: list[list[str]], layout: Layout, key: Key, shard: int):
     root = pathlib.Path(run.config.duplicates.benchmark)
     limits = run.config.media
-    reader = Reader(
-        functools.partial(
-            video.bounded,
-            functools.partial(video.identify, _SECONDS),
-            limits.max_memory_mb,
-        ),
-        processes=1,
-        timeout_s=2 * _SECONDS,
-        memory_mb=limits.max_memory_mb,
-    )
+    identify = functools.partial(video.identify, _SECONDS)
+    reader = video.reader(identify, 2 * _SECONDS, limits.max_memory_mb)
     rows = []
     items = [Item(path, video=str(root / path)) for path in files[shard]]
     with closing(reader.ahead(items)) as found:

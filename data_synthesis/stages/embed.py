@@ -12,11 +12,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_synthesis import draws, pipelines, shards
+from data_synthesis.calibration import calibrated
 from data_synthesis.embedding import Client
 from data_synthesis.record import Record, Score, batched
 from data_synthesis.run import Run, Stage, key
+from data_synthesis.searching import cosine
 from data_synthesis.shards import Key, Layout
-from data_synthesis.stages.ingest import source_path
+from data_synthesis.stages.ingest import video_path
 from data_synthesis.thresholds import unfit
 from gve_jax.disk import write_json
 from gve_jax.types import Item
@@ -49,13 +51,6 @@ def work(run: Run) -> pipelines.Work:
         for shard in range(run.layout.shards)
     )
     return pipelines.Work(run.layout, keys, functools.partial(_shard, run))
-
-
-def media_item(run: Run, record: Record, name: str, **fields) -> Item:
-    """The video of a record, repaired if it had to be, to embed."""
-    mended = [m for m in record.media if m.role == "video"]
-    path = str(run.layout.root / mended[0].path) if mended else source_path(run, record)
-    return Item(name, video=path, **fields)
 
 
 def _shard(run: Run, layout: Layout, key: Key, shard: int) -> None:
@@ -107,26 +102,22 @@ def _process(run: Run, vectors: list[Vector], rows: Iterator[Record]):
                 Vector(record.id, "text", text.tobytes()),
                 Vector(record.id, "video", video.tobytes()),
             ]
-            scores = {"match.video": _cosine(text, video)}
+            scores = {"match.video": cosine(text, video)}
             if frames:
-                scores["match.frames"] = max(_cosine(text, f) for f in frames)
+                scores["match.frames"] = max(cosine(text, f) for f in frames)
             new = {name: Score(value, model) for name, value in scores.items()}
             yield dataclasses.replace(record, scores=record.scores | new)
 
 
 def _items(run: Run, record: Record, frames: int) -> Iterator[Item]:
+    path = video_path(run, record)
     yield Item("text", text=record.text.rectified)
-    yield media_item(run, record, "video")
+    yield Item("video", video=path)
     duration = record.source.duration
     for number in range(frames):
         # A cut in which no frame begins holds the one on show.
         start = duration * (number + 0.5) / frames
-        yield media_item(run, record, "frame", start=start, end=start + 1e-3)
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    # In float64 and in one order, whatever the machine's matrix product does.
-    return float(np.sum(a.astype(np.float64) * b.astype(np.float64)))
+        yield Item("frame", video=path, start=start, end=start + 1e-3)
 
 
 def calibrate(run: Run) -> dict:
@@ -152,26 +143,8 @@ def calibrate(run: Run) -> dict:
 
 
 def calibration(texts: np.ndarray, videos: np.ndarray, config) -> dict:
-    if len(texts) < 50:
-        return {
-            "filter": False,
-            "why": f"{len(texts)} pairs to calibrate with, under 50",
-        }
-    own = np.sum(texts * videos, 1)
-    other = np.sum(texts * np.roll(videos, 1, 0), 1)
-    order = np.sort(other)
-    below = np.searchsorted(order, own, "left") + np.searchsorted(order, own, "right")
-    auroc = float(np.mean(below / (2 * len(other))))
-    tau = float(np.percentile(other, config.percentile))
-    if config.tau > -2:
-        tau = float(config.tau)
-    enough = auroc >= config.min_auroc
-    return {
-        "filter": enough,
-        "why": "" if enough else f"AUROC {auroc:.3f}, under {config.min_auroc}",
-        "auroc": auroc,
-        "tau": tau,
-        "pairs": len(own),
-        "own": np.percentile(own, range(0, 101, 5)).tolist(),
-        "other": np.percentile(other, range(0, 101, 5)).tolist(),
-    }
+    """`calibrated` with the video of each row, float [n, d], and of the one before."""
+    pairs = zip(texts, videos, np.roll(videos, 1, 0), strict=True)
+    cosines = [(cosine(text, own), cosine(text, other)) for text, own, other in pairs]
+    table = np.array(cosines).reshape(-1, 2)
+    return calibrated(table[:, 0], table[:, 1], config)

@@ -171,6 +171,14 @@ def source_path(run: Run, record: Record) -> str:
     return path
 
 
+def video_path(run: Run, record: Record) -> str:
+    """The video of a record: its repaired copy, or the source. Raises as that does."""
+    for medium in record.media:
+        if medium.role == "video":
+            return str(run.layout.root / medium.path)
+    return source_path(run, record)
+
+
 def _resolve(base: pathlib.Path, name: str, roots: tuple[str, ...]) -> str | None:
     """The real path of a regular file inside a root, or None."""
     if "\0" in name:

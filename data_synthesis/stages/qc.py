@@ -14,7 +14,7 @@ from data_synthesis import assets, pipelines, rectify, video
 from data_synthesis.record import Record, Score, Text
 from data_synthesis.run import Context, Run, Stage, mapped
 from data_synthesis.stages.ingest import source_path
-from gve_jax.preprocess.workers import Lost, Reader
+from gve_jax.preprocess.workers import Lost
 from gve_jax.types import Item
 
 _LIMITS = ("max_seconds", "max_memory_mb", "max_side", "max_damage", "repair")
@@ -39,13 +39,7 @@ def process(rows: Iterator[Record], context: Context) -> Iterator[Record]:
     look = functools.partial(
         assets.look, run.layout.root, limits, run.config.clips.min_shot
     )
-    reader = Reader(
-        functools.partial(video.bounded, look, limits.max_memory_mb),
-        processes=1,
-        # The decoder has its own limit; this one is for where it does not look.
-        timeout_s=3 * limits.max_seconds,
-        memory_mb=limits.max_memory_mb,
-    )
+    reader = video.reader(look, 3 * limits.max_seconds, limits.max_memory_mb)
     with closing(reader.ahead(items)) as found:
         for record, result in zip(records, found, strict=True):
             yield _described(record, result, run.config)

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_synthesis import pipelines, searching, shards
+from data_synthesis import pipelines, shards
 from data_synthesis.embedding import Client
 from data_synthesis.record import CaptionSet, Record, batched, read_table
 from data_synthesis.run import Run, Stage, key
+from data_synthesis.searching import cosine
 from data_synthesis.shards import Key, Layout
 from data_synthesis.stages.embed import Vector
 from gve_jax.types import Item
@@ -134,8 +135,8 @@ def score(
             if np.isnan(vector[0]):
                 continue
             kind, own, other = pairs[name, media]
-            value = values[name, media, style] = _cosine(vector, own)
-            beside = _cosine(vector, other)
+            value = values[name, media, style] = cosine(vector, own)
+            beside = cosine(vector, other)
             rows.append(CaptionScore(name, media, f"{kind}.{style}", value, beside))
         scored += [
             dataclasses.replace(
@@ -156,10 +157,6 @@ def _other(media: list[Shown], place: int) -> Shown | None:
         if found.id != media[place].id:
             return found
     return None
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float(searching.score(a, b[None])[0])
 
 
 def _filled(name: str, found: CaptionSet, values: dict) -> CaptionSet:
