@@ -1,15 +1,11 @@
 """An embedder in a process of its own: this package does not import jax."""
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from data_synthesis.aside import Aside
 from gve_jax.types import Item, UserError
 
 
@@ -42,18 +38,8 @@ class Client:
         Raises:
           UserError: the checkpoint cannot be loaded; the message is the child's.
         """
-        path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-        # A file, as a full pipe that nobody reads would stop the child.
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "gve_jax.embed.serve", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env=os.environ | {"PYTHONPATH": path},
-            process_group=0,  # Ctrl-C is for the caller, which ends it
-        )
-        self.contract: dict = self._answer()["contract"]
+        self._aside = Aside("the embedder", "gve_jax.embed.serve", arguments)
+        self.contract: dict = self._aside.line()["contract"]
         self.dim: int = self.contract["dim"]
 
     def embed(self, items: Sequence[Item]) -> Embedded:
@@ -62,37 +48,15 @@ class Client:
         Raises:
           UserError: the process ended.
         """
-        request = json.dumps([list(item) for item in items]) + "\n"
         try:
-            self._process.stdin.write(request.encode())
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # what it said is read below
-        answer = self._answer()
-        size = 4 * len(items) * self.dim
-        data = self._process.stdout.read(size)
-        if len(data) < size:
-            self._fail()
+            self._aside.send([list(item) for item in items])
+            answer = self._aside.line()
+            data = self._aside.data(4 * len(items) * self.dim)
+        except UserError:
+            Client._shared, Client._shared_for = None, ()
+            raise
         vectors = np.frombuffer(data, "<f4").reshape(len(items), self.dim)
         return Embedded(vectors, {int(i): r for i, r in answer["failures"].items()})
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._said.close()
-
-    def _answer(self) -> dict:
-        line = self._process.stdout.readline()
-        if not line.endswith(b"\n"):
-            self._fail()
-        return json.loads(line)
-
-    def _fail(self) -> None:
-        Client._shared, Client._shared_for = None, ()
-        self._process.communicate()
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        message = lines[-1].removeprefix("error: ") if lines else "it said nothing"
-        raise UserError(
-            f"the embedder ended with code {self._process.returncode}: {message}"
-        )
+        self._aside.close()

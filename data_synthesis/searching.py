@@ -1,14 +1,11 @@
 """Exact search of a corpus of vectors: found by jax aside, settled here in float64."""
 
 import functools
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 
+from data_synthesis.aside import Aside
 from gve_jax.types import UserError
 
 # What a score in float32 may be off by: ten times what sums of thousands of terms are.
@@ -25,18 +22,10 @@ class Search:
         return cls()
 
     def __init__(self):
-        path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "gve_jax.mine.serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
-            process_group=0,  # Ctrl-C is for the caller, which ends it
-        )
+        self._aside = Aside("the search", "gve_jax.mine.serve")
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._aside.close()
 
     def __call__(
         self, queries: np.ndarray, corpus: pathlib.Path, k: int
@@ -44,20 +33,17 @@ class Search:
         """Scores float32 [n, k] and rows int32 [n, k], as of `gve_jax.mine.serve`.
 
         Raises:
-          UserError: the process ended; it said why on stderr.
+          UserError: the process ended.
         """
         request = {"corpus": str(corpus), "k": k, "queries": len(queries)}
-        data = np.ascontiguousarray(queries, "<f4").tobytes()
+        self._aside.send(request, np.ascontiguousarray(queries, "<f4").tobytes())
         size = 4 * len(queries) * k
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n" + data)
-            self._process.stdin.flush()
-            scores = self._process.stdout.read(size)
-        except BrokenPipeError:
-            scores = b""
-        rows = self._process.stdout.read(size)
-        if len(scores) + len(rows) < 2 * size:
-            raise UserError(f"the search of {corpus} ended without an answer")
+            scores, rows = self._aside.data(size), self._aside.data(size)
+        except UserError as e:
+            raise UserError(
+                f"the search of {corpus} ended without an answer ({e})"
+            ) from None
         shape = len(queries), k
         return (
             np.frombuffer(scores, "<f4").reshape(shape),

@@ -1,17 +1,14 @@
 """A Qwen-VL checkpoint as captioner, in a process of its own: this one has no jax."""
 
 import hashlib
-import json
 import os
 import pathlib
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from data_synthesis import shards
+from data_synthesis.aside import Aside
 from data_synthesis.captioners.base import Outcome, Request, Response
 from gve_jax.types import Item, UserError
 
@@ -33,10 +30,10 @@ class Flax:
         self._config = config.caption
         self.fingerprint = fingerprint(self._config.checkpoint)
         self.id = os.path.basename(self._config.checkpoint.rstrip("/"))
-        self._process: subprocess.Popen | None = None
+        self._aside: Aside | None = None
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        if self._process is None and requests:
+        if self._aside is None and requests:
             self._start()
         # Requests of one kind have media of like size, and share the setting.
         order = sorted(range(len(requests)), key=lambda i: (_setting(requests[i]), i))
@@ -50,11 +47,9 @@ class Flax:
                 yield i, _response(answer, place)
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._said.close()
-            self._process = None
+        if self._aside is not None:
+            self._aside.close()
+            self._aside = None
 
     def _ask(self, requests: list[Request], setting: "_Setting") -> dict:
         # Draws follow the item's id: each attempt has one of its own.
@@ -75,48 +70,29 @@ class Flax:
         }
         batches = -(-len(items) // self._config.batch_size)
         limit = _COMPILE_S + self._config.deadline * batches
-        watchdog = threading.Timer(limit, self._process.kill)
+        watchdog = threading.Timer(limit, self._aside.kill)
         watchdog.start()
         try:
-            self._process.stdin.write(json.dumps(line).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # what it said is read below
-        try:
+            self._aside.send(line)
             return self._read()
         finally:
             watchdog.cancel()
 
     def _start(self) -> None:
         c = self._config
-        path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-        # A file, as a full pipe that nobody reads would stop the child.
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "gve_jax.generate_serve"),
-                *(f"--checkpoint={c.checkpoint}", f"--batch_size={c.batch_size}"),
-                *c.flags,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env=os.environ | {"PYTHONPATH": path},
-            process_group=0,  # Ctrl-C is for the caller, which ends it
+        self._aside = Aside(
+            "the captioner's process",
+            "gve_jax.generate_serve",
+            [f"--checkpoint={c.checkpoint}", f"--batch_size={c.batch_size}", *c.flags],
         )
         self._read()
 
     def _read(self) -> dict:
-        line = self._process.stdout.readline()
-        if line.endswith(b"\n"):
-            return json.loads(line)
-        self._process.communicate()
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        message = lines[-1].removeprefix("error: ") if lines else "it said nothing"
-        code = self._process.returncode
-        self.close()
-        raise UserError(f"the captioner's process ended with code {code}: {message}")
+        try:
+            return self._aside.line()
+        except UserError:
+            self.close()
+            raise
 
 
 class _Setting(NamedTuple):
