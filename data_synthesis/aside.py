@@ -1,4 +1,4 @@
-"""A program of ours in a process of its own, asked through pipes; no jax in this one."""
+"""A program of ours in a process of its own, asked through pipes; this has no jax."""
 
 import json
 import os

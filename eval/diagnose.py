@@ -32,14 +32,14 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from eval import cache, loaders, summary, vectors
+from eval import loaders, summary, vectors
 from eval.datasets import RetrievalSet
 from eval.encoders.frames import FrameEncoder
 from eval.encoders.precomputed import Precomputed
 from eval.encoders.protocol import Encoder
 from eval.probes import PROBES, NotRun, Probe, Subject, compare, world
 from eval.probes.table import table
-from eval.run import read
+from eval.run import read, sides_of
 from gve_jax import main as command
 from gve_jax.disk import write_json
 from gve_jax.embed import Embedder
@@ -59,17 +59,13 @@ def diagnose(
     Returns what the file holds. Raises UserError if media cannot be read.
     """
     resamples, seed = config.eval.bootstrap, config.seed
-    folder, allow_missing = cache.folder(config, output), config.eval.allow_missing
 
     def embed(part: Sequence[RetrievalSet]) -> vectors.Sides:
         if isinstance(encoder, Precomputed):
             raise NotRun("files hold no vectors of changed items: probe the encoder")
-        return vectors.embed(list(part), encoder, folder, allow_missing)
+        return sides_of(config, list(part), encoder, output)
 
-    if isinstance(encoder, Precomputed):
-        sides = encoder.sides(sets, allow_missing)
-    else:
-        sides = embed(sets)
+    sides = sides_of(config, sets, encoder, output)
     subject = Subject(
         sets=tuple(sets),
         sides=sides,

@@ -80,11 +80,7 @@ def run(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"--output: cannot write {output} ({e.strerror})") from None
-    if isinstance(encoder, Precomputed):
-        sides = encoder.sides(sets, config.eval.allow_missing)
-    else:
-        folder = cache.folder(config, output)
-        sides = vectors.embed(sets, encoder, folder, config.eval.allow_missing)
+    sides = sides_of(config, sets, encoder, output)
     results = None
     if jax.process_index() == 0:
         kind = type(encoder)
@@ -104,6 +100,19 @@ def run(
     if jax.process_count() > 1:  # nobody leaves before the results are there
         multihost_utils.sync_global_devices("evaluated")
     return results
+
+
+def sides_of(
+    config: ml_collections.ConfigDict,
+    sets: list[RetrievalSet],
+    encoder: Encoder | Precomputed,
+    output: pathlib.Path,
+) -> vectors.Sides:
+    """Vectors of all datasets, read or made. Raises UserError as `run` does."""
+    if isinstance(encoder, Precomputed):
+        return encoder.sides(sets, config.eval.allow_missing)
+    folder = cache.folder(config, output)
+    return vectors.embed(sets, encoder, folder, config.eval.allow_missing)
 
 
 def _write(config, sets, encoder, output, sides, provenance) -> dict:

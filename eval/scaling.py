@@ -33,7 +33,7 @@ from gve_jax import main as command
 from gve_jax.contract import Contract
 from gve_jax.disk import write_json
 from gve_jax.embed import Embedder
-from gve_jax.preprocess import Geometry, Reader
+from gve_jax.preprocess import Geometry
 from gve_jax.restore import Restored, restore
 from gve_jax.types import UserError
 
@@ -115,23 +115,11 @@ def embedder_of(found: Restored, contract: Contract, config: ConfigDict) -> Embe
         buckets = tuple(settings.preprocess[name])
         if buckets[-1] < least:
             settings.preprocess[name] = (*buckets, least)
-    processor = build.make_processor(
-        settings, found.tokenizer, contract, found.model_config
-    )
-    e = config.embed
-    return Embedder(
-        found.graphdef,
-        found.params,
-        processor,
-        contract,
-        tokens=e.tokens,
+    return Embedder.of(
+        found._replace(config=settings, contract=contract),
+        config.embed,
+        tokens=config.embed.tokens,
         mesh=sharding.make_mesh(config.mesh),
-        reader=Reader(
-            processor.try_encode,
-            e.decode_workers,
-            e.decode_timeout_s,
-            e.decode_memory_mb,
-        ),
     )
 
 

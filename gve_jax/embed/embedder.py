@@ -18,7 +18,7 @@ from gve_jax.contract import Contract
 from gve_jax.main import COMPILED
 from gve_jax.preprocess import Packed, Processor, Reader, collate_packed
 from gve_jax.progress import ProgressLine
-from gve_jax.restore import restore
+from gve_jax.restore import Restored, restore
 from gve_jax.types import Item
 
 
@@ -138,6 +138,20 @@ class Embedder:
             config=config,
             mesh=mesh,
         )
+        tokens = (config or found.config).embed.tokens
+        return cls.of(found, here.embed, tokens=tokens, mesh=mesh, exact=exact)
+
+    @classmethod
+    def of(
+        cls,
+        found: Restored,
+        reading: ConfigDict,
+        *,
+        tokens: int,
+        mesh: jax.sharding.Mesh,
+        exact: bool = False,
+    ) -> "Embedder":
+        """From restored weights; of `reading`, a config's `embed`, decode_* count."""
         processor = build.make_processor(
             found.config, found.tokenizer, found.contract, found.model_config
         )
@@ -146,14 +160,14 @@ class Embedder:
             found.params,
             processor,
             found.contract,
-            tokens=(config or found.config).embed.tokens,
+            tokens=tokens,
             mesh=mesh,
             exact=exact,
             reader=Reader(
                 processor.try_encode,
-                here.embed.decode_workers,
-                here.embed.decode_timeout_s,
-                here.embed.decode_memory_mb,
+                reading.decode_workers,
+                reading.decode_timeout_s,
+                reading.decode_memory_mb,
             ),
         )
 
