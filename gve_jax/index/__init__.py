@@ -1,0 +1,1 @@
+"""An index of folders: built, searched, exported. Import its modules."""
