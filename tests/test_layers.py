@@ -19,6 +19,7 @@ RANK = {
     "presets": 2,
     "media": 2,
     "distributed": 2,
+    "embeddings": 2,
     "sharding": 2,
     "losses": 3,
     "retrieval": 2,
@@ -38,6 +39,8 @@ RANK = {
     "plan": 10,
     "ablate": 10,
     "index": 9,
+    "doctor": 10,
+    "completion": 10,
     "cli": 11,
 }
 
