@@ -54,17 +54,7 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"--stages: no stage {min(unknown)!r}; give some of {', '.join(known)}"
         )
-    arguments = argv[1:]
-    if _PROCESSES.value > 1:
-        if any(a.startswith("--runner") for a in arguments):
-            raise UserError(
-                "--processes is for Beam's own runner; the other one has options for it"
-            )
-        arguments += [
-            "--direct_running_mode=multi_processing",
-            f"--direct_num_workers={_PROCESSES.value}",
-        ]
-    options = pipelines.beam_options(arguments)
+    options = pipelines.beam_options(argv[1:], _PROCESSES.value)
     output = pathlib.Path(os.path.abspath(_OUTPUT.value))
     try:
         _run(options, output)

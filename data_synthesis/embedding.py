@@ -28,7 +28,6 @@ class Client:
         if cls._shared_for != arguments:
             if cls._shared is not None:
                 cls._shared.close()
-            cls._shared, cls._shared_for = None, ()
             cls._shared, cls._shared_for = cls(arguments), arguments
         return cls._shared
 
@@ -53,10 +52,12 @@ class Client:
             answer = self._aside.line()
             data = self._aside.data(4 * len(items) * self.dim)
         except UserError:
-            Client._shared, Client._shared_for = None, ()
+            self.close()
             raise
         vectors = np.frombuffer(data, "<f4").reshape(len(items), self.dim)
         return Embedded(vectors, {int(i): r for i, r in answer["failures"].items()})
 
     def close(self) -> None:
+        if Client._shared is self:
+            Client._shared, Client._shared_for = None, ()
         self._aside.close()

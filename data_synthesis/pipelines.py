@@ -55,12 +55,23 @@ class Grouped(NamedTuple):
     run: Callable[[Layout, Key, int, list], None]
 
 
-def beam_options(arguments: Sequence[str]) -> PipelineOptions:
+def beam_options(arguments: Sequence[str], processes: int = 1) -> PipelineOptions:
     """Of the arguments that are not ours, by default one process in memory.
 
-    Raises UserError for an option that Beam does not know.
+    `processes`: of this machine, with Beam's own runner.
+
+    Raises UserError for an option that Beam does not know, or a runner beside them.
     """
     arguments = list(arguments)
+    if processes > 1:
+        if any(a.startswith("--runner") for a in arguments):
+            raise UserError(
+                "--processes is for Beam's own runner; the other one has options for it"
+            )
+        arguments += [
+            "--direct_running_mode=multi_processing",
+            f"--direct_num_workers={processes}",
+        ]
     if not any(a.split("=")[0] == "--runner" for a in arguments):
         # "DirectRunner" would first look for another that has to be downloaded.
         arguments.append("--runner=FnApiRunner")
@@ -81,6 +92,13 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
                 "--name=value); see --help and Beam's documentation of your runner"
             )
     return PipelineOptions(arguments)
+
+
+def in_memory(options: PipelineOptions) -> bool:
+    """Whether shards are made in this very process."""
+    found = options.get_all_options()
+    mode = found["direct_running_mode"]
+    return found["runner"] == "FnApiRunner" and mode == "in_memory"
 
 
 def _option_names() -> set[str]:

@@ -28,7 +28,7 @@ from gve_jax import media
 from gve_jax.disk import whole_lines
 from gve_jax.embed import EmbedStats, VectorLog
 from gve_jax.progress import ProgressLine
-from gve_jax.types import Item, UserError
+from gve_jax.types import Item
 
 
 def folder(config: ml_collections.ConfigDict, output: pathlib.Path) -> pathlib.Path:
@@ -85,18 +85,8 @@ class Cache:
         return self._log.lacks(key)
 
     def fill(self, items: Mapping[bytes, Item]) -> EmbedStats:
-        """Embeds what is lacking; of several processes, this one's share."""
-        own = {key: item for key, item in items.items() if self._mine(key)}
-        stats = self._log.fill(self._encoder.embed, own, "embed")
-        self._meet("vectors")
-        self._log.refresh()
-        for key in items:
-            if key not in self._log and key not in self._log.failures:
-                raise UserError(
-                    f"config.eval.cache = {self._folder}: what another process wrote "
-                    "is not here; name a folder that all processes share"
-                )
-        return stats
+        """Embeds what is lacking, together with the other processes."""
+        return self._log.fill(self._encoder, items, "embed")
 
     def get(self, key: bytes):
         """float32 [d], or why there is none."""

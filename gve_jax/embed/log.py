@@ -20,13 +20,15 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from gve_jax.disk import read_rows
-from gve_jax.embed.embedder import EmbedResult, EmbedStats
+from gve_jax.embed.embedder import EmbedStats
 from gve_jax.preprocess import Lost
 from gve_jax.types import Item, UserError
 
@@ -130,26 +132,45 @@ class VectorLog:
         known = self.failures.get(key)
         return key not in self._vectors and (known is None or known.again)
 
-    def fill(
-        self,
-        embed: Callable[[list[Item], str], EmbedResult],
-        items: Mapping[bytes, Item],
-        desc: str,
-    ) -> EmbedStats:
+    def fill(self, encoder, items: Mapping[bytes, Item], desc: str) -> EmbedStats:
         """Embeds what it lacks of these items, and keeps it piece by piece.
 
-        `embed` takes items and the name of the work, as `Embedder.embed` does.
+        Of several processes that run together each embeds what falls to it, and then
+        reads from the folder, which all must see, what the others have written.
+
+        Args:
+          encoder: has `embed(items, name of the work)`, as `Embedder`, and may have
+            `collective`: that the processes embed all items together.
+          items: the same in all processes.
+
+        Returns:
+          The work of this process.
+
+        Raises:
+          UserError: the folder cannot be written, or is not that of the others.
         """
-        todo = [key for key in items if self.lacks(key)]
+        number, of = jax.process_index(), jax.process_count()
+        if getattr(encoder, "collective", False):
+            number, of = 0, 1
+        own = (key for key in items if zlib.crc32(key) % of == number)
+        todo = [key for key in own if self.lacks(key)]
         stats = EmbedStats(0, 0.0, 0, 0, 0)
         for start in range(0, len(todo), PIECE):
             keys = todo[start : start + PIECE]
             name = f"{desc} {start // PIECE + 1}/{-(-len(todo) // PIECE)}"
-            result = embed([items[key] for key in keys], name)
+            result = encoder.embed([items[key] for key in keys], name)
             good = [i for i in range(len(keys)) if i not in result.failures]
             self.append([keys[i] for i in good], result.vectors[good])
             self.fail({keys[i]: reason for i, reason in result.failures.items()})
             stats = stats.plus(result.stats)
+        if of > 1:
+            multihost_utils.sync_global_devices("vectors")
+            self.refresh()
+        if any(key not in self and key not in self.failures for key in items):
+            raise UserError(
+                f"{self._folder}: what another process wrote is not here; name a "
+                "folder that all processes share"
+            )
         return stats
 
     @contextlib.contextmanager
