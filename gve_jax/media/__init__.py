@@ -1,5 +1,6 @@
 """Files to frames: decoding, uniform sampling, limits and integrity. NumPy only."""
 
+from gve_jax.media.cuts import LongVideo
 from gve_jax.media.files import content_key
 from gve_jax.media.image import read_image
 from gve_jax.media.limits import Limits, MediaError
@@ -10,6 +11,7 @@ from gve_jax.media.video import DECODER, VideoInfo, probe, read_video
 __all__ = [
     "DECODER",
     "Limits",
+    "LongVideo",
     "MediaError",
     "VideoInfo",
     "content_key",

@@ -16,6 +16,17 @@ class Timeline(NamedTuple):
     tick: Fraction  # seconds of one tick
     last: int  # ticks the last frame is shown for
 
+    @property
+    def duration(self) -> float:
+        """Seconds, the last frame's display included."""
+        return float((self.ticks[-1] + self.last - self.ticks[0]) * self.tick)
+
+    def seconds(self) -> list[float]:
+        """Of each frame, since the first."""
+        # Python divides integers with one rounding, so 0.1 s is 0.1 in any time base.
+        num, den, origin = self.tick.numerator, self.tick.denominator, self.ticks[0]
+        return [(t - origin) * num / den for t in self.ticks]
+
 
 class Choice(NamedTuple):
     """The frames of a sample."""
@@ -105,23 +116,21 @@ def choose(
     num: int | Callable[[int, float], int],
     start: float | None,
     end: float | None,
+    seconds: Sequence[float] | None = None,
 ) -> Choice | None:
     """Samples a video or a cut of it.
 
     A cut holds the frames with start <= t < end, t in seconds since the first frame;
     its sample runs from its first to its last frame. A cut so short that no frame
     begins in it holds the one on show at `start`. `num` is how many frames to sample,
-    or says so from the number of frames in the cut and its duration.
+    or says so from the number of frames in the cut and its duration. `seconds` are
+    those of the timeline, if they are at hand.
 
     Returns:
       The sample, or None where the cut begins after the video ends.
     """
-    ticks, tick = line.ticks, line.tick
-    num_, den = tick.numerator, tick.denominator
-    origin = ticks[0]
-    # Python divides integers with one rounding, so 0.1 s is 0.1 in any time base.
-    seconds = [(t - origin) * num_ / den for t in ticks]
-    total = (ticks[-1] + line.last - origin) * num_ / den
+    ticks, total = line.ticks, line.duration
+    seconds = line.seconds() if seconds is None else seconds
     low, high = 0, len(ticks)
     if start is not None:
         if start >= total:

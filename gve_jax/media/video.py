@@ -8,7 +8,7 @@ lack timestamps, or anything at all went wrong on the planned way.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 from gve_jax.media import files
 from gve_jax.media.image import Animation
 from gve_jax.media.limits import Limits, MediaError, Meter, only_media_errors
-from gve_jax.media.reader import Reader, Turn
+from gve_jax.media.reader import Packets, Reader, Turn
 from gve_jax.media.sampling import (
     Choice,
     Timeline,
@@ -30,7 +30,7 @@ from gve_jax.types import Frames
 
 DECODER = f"pyav-{av.__version__}"
 # How many frames: a number, or a function of those in the cut and its seconds.
-_Num = int | Callable[[int, float], int]
+Num = int | Callable[[int, float], int]
 # Demuxers with an index of keyframes. In the others a seek lands near, not at.
 _SEEKABLE = {"mov", "matroska,webm", "avi"}
 
@@ -68,10 +68,16 @@ def _take(
     return found
 
 
-def _planned(
-    reader: Reader, num: _Num, start: float | None, end: float | None
-) -> tuple[Choice, np.ndarray] | None:
-    """The planned way; None where the sequential one has to be taken."""
+class Plan(NamedTuple):
+    """Which frames there are, by the packets alone."""
+
+    packets: Packets
+    order: list[int]  # packets that give a frame, in presentation order
+    line: Timeline  # of these frames; its ticks are their timestamps
+
+
+def make_plan(reader: Reader) -> Plan | None:
+    """Reads all packets; None where only decoding tells which frames there are."""
     if reader.demuxer not in _SEEKABLE or reader.pts_are_guesses:
         return None
     if reader.lost_samples():
@@ -88,7 +94,18 @@ def _planned(
         reader.stream.time_base,
         reader.rate,
     )
-    choice = _choose_or_refuse(reader.path, line, num, start, end)
+    return Plan(table, order, line)
+
+
+def _planned(
+    reader: Reader, num: Num, start: float | None, end: float | None
+) -> tuple[Choice, np.ndarray] | None:
+    """The planned way; None where the sequential one has to be taken."""
+    plan = make_plan(reader)
+    if plan is None:
+        return None
+    table, order, line = plan
+    choice = choose_or_refuse(reader.path, line, num, start, end)
     wanted = [order[i] for i in choice.indices]
     context = reader.stream.codec_context
     reader.meter.check_output(len(choice.indices), context.width, context.height)
@@ -106,11 +123,12 @@ def _planned(
 
 
 def _sequential(
-    reader: Reader, num: _Num, start: float | None, end: float | None
+    reader: Reader, num: Num, start: float | None, end: float | None
 ) -> tuple[Choice, np.ndarray]:
     """The sequential way: the frames are those that decode, in that order."""
-    line = _decoded_timeline(reader)
-    choice = _choose_or_refuse(reader.path, line, num, start, end)
+    times = [(frame.pts, frame.duration or 0) for frame in reader.frames()]
+    line = decoded_timeline(reader, times)
+    choice = choose_or_refuse(reader.path, line, num, start, end)
     context = reader.stream.codec_context
     reader.meter.check_output(len(choice.indices), context.width, context.height)
     found = _take(reader, enumerate(reader.frames()), choice.indices)
@@ -119,34 +137,42 @@ def _sequential(
     return choice, np.stack([found[i] for i in choice.indices])
 
 
-def _decoded_timeline(reader: Reader) -> Timeline:
-    times, durations = [], []
-    for frame in reader.frames():
-        times.append(frame.pts)
-        durations.append(frame.duration or 0)
-    reader.check_damage(len(times), reader.lost_samples())
+def decoded_timeline(
+    reader: Reader, frames: Sequence[tuple[int | None, int]]
+) -> Timeline:
+    """The timeline of all frames that decoded, (timestamp, duration) in ticks.
+
+    Raises MediaError if too many did not.
+    """
+    reader.check_damage(len(frames), reader.lost_samples())
+    times, durations = map(list, zip(*frames, strict=True))
     if reader.pts_are_guesses and None not in times:
         times.sort()
     return make_timeline(times, durations, reader.stream.time_base, reader.rate)
 
 
-def _choose_or_refuse(
-    path: str, line: Timeline, num: _Num, start: float | None, end: float | None
+def choose_or_refuse(
+    path: str,
+    line: Timeline,
+    num: Num,
+    start: float | None,
+    end: float | None,
+    seconds: Sequence[float] | None = None,
 ) -> Choice:
-    choice = choose(line, num, start, end)
+    """`sampling.choose`; raises MediaError where a cut begins after the end."""
+    choice = choose(line, num, start, end, seconds)
     if choice is None:
-        total = float((line.ticks[-1] + line.last - line.ticks[0]) * line.tick)
         raise MediaError(
             path,
             "bad_cut",
-            f"the cut starts at {start:g} s, the video ends at {total:.3f} s",
+            f"the cut starts at {start:g} s, the video ends at {line.duration:.3f} s",
         )
     return choice
 
 
 def read_video(
     path: str | os.PathLike,
-    num_frames: _Num = 8,
+    num_frames: Num = 8,
     start: float | None = None,
     end: float | None = None,
     limits: Limits | None = None,
@@ -185,7 +211,7 @@ def read_video(
         if kind == files.IMAGE:
             with closing(Animation(full, name, meter)) as source:
                 line = source.timeline()
-                choice = _choose_or_refuse(path, line, num_frames, start, end)
+                choice = choose_or_refuse(path, line, num_frames, start, end)
                 meter.check_output(len(choice.indices), *source.size())
                 pixels = source.read(choice.indices)
         else:
@@ -244,7 +270,7 @@ def _describe(reader: Reader) -> VideoInfo:
         times.sort()
         line = make_timeline([t for t, _ in times], [d for _, d in times], tick, rate)
         count = len(times)
-        duration = float((line.ticks[-1] + line.last - line.ticks[0]) * line.tick)
+        duration = line.duration
     frame = next(reader.frames(), None)
     if frame is None:
         reader.check_damage(0, 0)
