@@ -317,9 +317,9 @@ def test_folders_that_cannot_be_used(workdir, embedder, media):
 
 def test_equal_contents_are_embedded_once(media, embedder, monkeypatch):
     seen = []
-    real = embedder._processor.encode
+    real = embedder.processor.encode
     monkeypatch.setattr(
-        embedder._processor, "encode", lambda item: seen.append(item.id) or real(item)
+        embedder.processor, "encode", lambda item: seen.append(item.id) or real(item)
     )
     video = str(media / "red-left.mp4")
     items = [
@@ -337,12 +337,12 @@ def test_equal_contents_are_embedded_once(media, embedder, monkeypatch):
 
 
 def test_an_item_that_cannot_be_encoded_fails_alone(embedder, monkeypatch):
-    def encode(item, real=embedder._processor.encode):
+    def encode(item, real=embedder.processor.encode):
         if item.id == "odd":
             raise UserError("a picture of 1 x 400 pixels")
         return real(item)
 
-    monkeypatch.setattr(embedder._processor, "encode", encode)
+    monkeypatch.setattr(embedder.processor, "encode", encode)
     items = [Item("odd", text="odd"), Item("a", text="red")]
     result = embedder.embed(items, progress=False)
     assert result.failures == {0: "a picture of 1 x 400 pixels"}

@@ -104,8 +104,8 @@ def test_an_embedder_of_another_size(restored, config, tmp_path):
     large = scaling.embedder_of(restored, contract, config)
     assert own.contract == restored.contract and large.contract == contract
     # 4 frames of 2 x 2 tokens, 16 of 2 x 2: a frame of 48 pixels is not enlarged.
-    assert len(own._processor.encode(video).patches) == 2 * 4 * 4
-    assert len(large._processor.encode(video).patches) == 8 * 4 * 4
+    assert len(own.processor.encode(video).patches) == 2 * 4 * 4
+    assert len(large.processor.encode(video).patches) == 8 * 4 * 4
     assert len(restored.config.preprocess.token_buckets) == 1  # is left as it was
 
 

@@ -130,7 +130,7 @@ def theirs(model, tokenizer, clip=None, name=None, text=""):
 
 
 def test_the_vocabulary_is_the_real_one(folder, embedder):
-    tokenizer = embedder._processor.tokenizer
+    tokenizer = embedder.processor.tokenizer
     assert tokenizer.special("<|endoftext|>") == 151643
     assert tokenizer.special("<|video_pad|>") == SPECIAL["video_token_id"]
     assert json.loads((folder / "config.json").read_text())["model_type"]

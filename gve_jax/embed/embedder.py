@@ -2,9 +2,10 @@
 
 import collections
 import contextlib
+import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from gve_jax.main import COMPILED
 from gve_jax.preprocess import Packed, Processor, Reader, collate_packed
 from gve_jax.progress import ProgressLine
 from gve_jax.restore import Restored, restore
-from gve_jax.types import Item
+from gve_jax.types import Encoded, Item
 
 
 class EmbedStats(NamedTuple):
@@ -58,8 +59,21 @@ class EmbedResult(NamedTuple):
     stats: EmbedStats
 
 
+class Ready(NamedTuple):
+    """An item that is encoded, and waits to be embedded."""
+
+    name: Hashable
+    encoded: Encoded
+    media: Hashable  # items of equal ones show the same; see `Packer.add`
+
+
 class Embedder:
-    """Compiled embedding functions of one checkpoint, one per shape."""
+    """Compiled embedding functions of one checkpoint, one per shape.
+
+    Attributes:
+      dims: of vectors: `dim`, and fewer numbers that training had an eye on as well.
+      processor: makes `Encoded` of items.
+    """
 
     def __init__(
         self,
@@ -72,19 +86,23 @@ class Embedder:
         mesh: jax.sharding.Mesh,
         exact: bool = False,
         reader: Reader | None = None,
+        matryoshka: Sequence[int] = (),
     ):
         """`tokens` are those of a full batch on one device; see `from_checkpoint`.
 
-        `reader` calls `processor.try_encode`; None: in threads.
+        `reader` calls `processor.try_encode`; None: in threads. `matryoshka` are
+        `dims` beside the whole.
         """
         self.contract = contract
         self.dim = contract.dim
-        self._processor = processor
+        self.dims = (*matryoshka, self.dim)
+        self.processor = processor
         self._tokens, self._exact = tokens, exact
         self._mesh = mesh
         self._reader = reader or Reader(processor.try_encode)
         self._batch_sharding = sharding.batch_sharding(mesh)
         self._ways = sharding.batch_ways(mesh)
+        self._used = self._padded = 0  # tokens so far
         self.params = params  # may be set to others of the same shapes
         # Whether a call is one of several processes together: each makes it with the
         # same items, and gets all vectors.
@@ -169,6 +187,7 @@ class Embedder:
                 reading.decode_timeout_s,
                 reading.decode_memory_mb,
             ),
+            matryoshka=found.config.loss.matryoshka,
         )
 
     @property
@@ -192,59 +211,24 @@ class Embedder:
         distinct = list(first_of.values())
         vectors = np.full((len(items), self.dim), np.nan, np.float32)
         failures: dict[int, str] = {}
-        packer = self._processor.packer(self._tokens)
-        # Full rows, by what they have in common, until there is one for each device.
-        waiting: dict[tuple, list[Packed]] = collections.defaultdict(list)
-        running: collections.deque = collections.deque()
-        used = padded = 0
-
-        def finish() -> None:
-            rows, result = running.popleft()
-            result = np.asarray(jax.device_get(result))
-            result = result.reshape(self._ways, -1, self.dim)
-            for row, part in zip(rows, result, strict=False):
-                vectors[row.names] = part[: len(row.names)]
-
-        def launch(rows: list[Packed]) -> None:
-            nonlocal used, padded
-            inputs = collate_packed(rows, self._ways)
-            used += sum(len(row.encoded.tokens) for row in rows)
-            padded += inputs.tokens.size
-            inputs = sharding.from_all_rows(inputs, self._batch_sharding)
-            with jax.set_mesh(self._mesh):  # kernels ask for it
-                running.append((list(rows), self._function(self.params, inputs)))
-            if len(running) > 2:  # two batches in flight hide the transfers
-                finish()
-
-        def take(rows: list[Packed]) -> None:
-            for row in rows:
-                key = (row.kind, row.shape if self._exact else None)
-                waiting[key].append(row)
-                if len(waiting[key]) == self._ways:
-                    launch(waiting.pop(key))
-
+        used, padded = self._used, self._padded
         line = ProgressLine(desc, len(distinct), "items") if progress else None
         reading = self._reader.ahead([items[i] for i in distinct])
-        with (
-            line or contextlib.nullcontext(),
-            contextlib.closing(reading),
-        ):
+
+        def ready() -> Iterator[Ready]:
             for i, encoded in zip(distinct, reading, strict=True):
                 if isinstance(encoded, str):
                     failures[i] = encoded
                 else:
                     # All that decides its media's tokens.
                     media = items[i]._replace(text=None, instruction=None).content
-                    take(packer.add(i, encoded, media))
-                    if self._exact:
-                        take(packer.flush())
+                    yield Ready(i, encoded, media)
                 if line:
                     line.advance()
-            take(packer.flush())
-            for rows in waiting.values():
-                launch(rows)
-            while running:
-                finish()
+
+        with line or contextlib.nullcontext(), contextlib.closing(reading):
+            for i, vector in self.stream(ready()):
+                vectors[i] = vector
         for i, item in enumerate(items):
             first = first_of[item.content]
             if first != i:
@@ -252,6 +236,63 @@ class Embedder:
                 if first in failures:
                     failures[i] = failures[first]
         stats = EmbedStats(
-            len(items), time.monotonic() - start, used, padded, self.compiled
+            len(items),
+            time.monotonic() - start,
+            self._used - used,
+            self._padded - padded,
+            self.compiled,
         )
         return EmbedResult(vectors, failures, stats)
+
+    def stream(
+        self, items: Iterable[Ready | None]
+    ) -> Iterator[tuple[Hashable, np.ndarray]]:
+        """Embeds items as they come, without end if need be.
+
+        Args:
+          items: None among them asks for all vectors of those before it.
+
+        Yields:
+          Name and vector, float32 [d], unit, of each item; not in their order.
+        """
+        packer = self.processor.packer(self._tokens)
+        # Full rows, by what they have in common, until there is one for each device.
+        waiting: dict[tuple, list[Packed]] = collections.defaultdict(list)
+        running: collections.deque = collections.deque()
+        for item in itertools.chain(items, [None]):
+            if item is None:
+                rows = packer.flush()
+            else:
+                rows = packer.add(*item)
+                if self._exact:
+                    rows += packer.flush()
+            batches = []
+            for row in rows:
+                key = (row.kind, row.shape if self._exact else None)
+                waiting[key].append(row)
+                if len(waiting[key]) == self._ways:
+                    batches.append(waiting.pop(key))
+            if item is None:
+                batches += waiting.values()
+                waiting.clear()
+            for batch in batches:
+                running.append(self._launch(batch))
+                if len(running) > 2:  # two in flight hide the transfers
+                    yield from self._finish(*running.popleft())
+            while item is None and running:
+                yield from self._finish(*running.popleft())
+
+    def _launch(self, rows: list[Packed]) -> tuple[list[Packed], jax.Array]:
+        inputs = collate_packed(rows, self._ways)
+        self._used += sum(len(row.encoded.tokens) for row in rows)
+        self._padded += inputs.tokens.size
+        inputs = sharding.from_all_rows(inputs, self._batch_sharding)
+        with jax.set_mesh(self._mesh):  # kernels ask for it
+            return rows, self._function(self.params, inputs)
+
+    def _finish(
+        self, rows: list[Packed], result: jax.Array
+    ) -> Iterator[tuple[Hashable, np.ndarray]]:
+        result = np.asarray(jax.device_get(result)).reshape(self._ways, -1, self.dim)
+        for row, part in zip(rows, result, strict=False):
+            yield from zip(row.names, part, strict=False)

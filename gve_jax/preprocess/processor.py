@@ -70,9 +70,10 @@ class Processor:
         self._prompt = PromptTemplate(tokenizer, contract)
         self._buckets = Buckets(token_buckets, patch_buckets, exact_grids, geometry)
         self.geometry = geometry
-        self._num: int | Callable[[int, float], int] = contract.num_frames
+        # Of a video: how many, or a function of the frames and seconds there are.
+        self.num_frames: int | Callable[[int, float], int] = contract.num_frames
         if contract.fps:
-            self._num = functools.partial(
+            self.num_frames = functools.partial(
                 media.frames_at,
                 fps=contract.fps,
                 least=contract.min_frames,
@@ -105,19 +106,23 @@ class Processor:
                 )
 
     def encode(
-        self, item: Item, augment: Callable[[np.ndarray], np.ndarray] | None = None
+        self,
+        item: Item,
+        augment: Callable[[np.ndarray], np.ndarray] | None = None,
+        video: Frames | None = None,
     ) -> Encoded:
         """Decodes, resizes, cuts into patches, tokenises and places one item.
 
         `augment` maps the resized frames of each medium, uint8 [n, h, w, 3], to others
-        of that shape: for training.
+        of that shape: for training. `video` are the frames of the item's video, where
+        they are at hand: as many as `num_frames` says, brought to size by `fit`.
 
         Raises:
           media.MediaError: a file is refused or cannot be read.
           UserError: the item is empty, too long or of a forbidden shape; names it.
         """
         try:
-            return self._encode(item, augment)
+            return self._encode(item, augment, video)
         except media.MediaError:
             raise
         except UserError as e:
@@ -130,7 +135,7 @@ class Processor:
         except UserError as e:
             return str(e)
 
-    def _encode(self, item: Item, augment) -> Encoded:
+    def _encode(self, item: Item, augment, video: Frames | None) -> Encoded:
         if not (item.text or item.image or item.video):
             raise UserError("it has neither text nor image nor video")
         geometry = self.geometry
@@ -138,7 +143,7 @@ class Processor:
         seconds = []
         times: list[float] = []  # of the video's groups, where the contract names them
         if item.video:
-            video = self._video(item)
+            video = self._video(item) if video is None else video
             frames.append(video.pixels)
             n, c = len(video.pixels), self.contract
             seconds.append(seconds_per_grid(n, video.duration, c.time, geometry))
@@ -265,6 +270,22 @@ class Processor:
         size = self.contract.max_pixels // self.geometry.patch_size**2
         return Packer(self.geometry, tokens, size, self._buckets.exact)
 
+    def fit(self, pixels: np.ndarray, total: int, path: str) -> np.ndarray:
+        """Brings frames of a video to the size that it is encoded at.
+
+        Args:
+          pixels: uint8 [n, h, w, 3]: all frames of a sample, or some.
+          total: frames of the sample, whose budget they share.
+          path: of the video, for errors.
+
+        Raises:
+          UserError: it is too long and thin.
+        """
+        c = self.contract
+        groups = -(-total // self.geometry.temporal_patch_size)
+        most = frame_budget(groups, c.min_pixels, c.max_pixels, c.total_pixels)
+        return resize_frames(pixels, *self._size(pixels, path, c.min_pixels, most))
+
     def _video(self, item: Item) -> Frames:
         c, geometry = self.contract, self.geometry
 
@@ -276,11 +297,9 @@ class Processor:
             return ("video", content, *cut, *rule, *budget, media.DECODER)
 
         def make() -> Frames:
-            frames = media.read_video(item.video, self._num, item.start, item.end)
-            n = -(-len(frames.pixels) // geometry.temporal_patch_size)
-            most = frame_budget(n, c.min_pixels, c.max_pixels, c.total_pixels)
-            size = self._size(frames.pixels, item.video, c.min_pixels, most)
-            return frames._replace(pixels=resize_frames(frames.pixels, *size))
+            frames = media.read_video(item.video, self.num_frames, item.start, item.end)
+            fitted = self.fit(frames.pixels, len(frames.pixels), item.video)
+            return frames._replace(pixels=fitted)
 
         # After the cache, which holds one order of each video.
         return reorder(self._cache.get(key, make), item.frame_order)
