@@ -1,0 +1,178 @@
+"""One commit of an index as searching needs it: what competes, and what it is of.
+
+Items of equal content (the windows of a file and of its copies) are a group, which is
+found once.
+"""
+
+import collections
+import os
+import re
+import threading
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from gve_jax.index.filters import Filter
+from gve_jax.index.store import Index, local_path
+from gve_jax.retrieval import place
+from gve_jax.types import UserError
+
+_ID = re.compile(r"([0-9]{1,15})-([0-9a-f]{16})")
+_FILTERS = 8  # the last ones, whose corpora are kept
+# Bytes of vectors kept by devices that do not say how much they hold (CPUs).
+_KEPT_BYTES = 4 << 30
+
+
+class Vectors:
+    """Rows of an index as `gve_jax.retrieval` takes them, read when they are sliced.
+
+    Rows of NaN fill them up to one of few lengths, so that few shapes are compiled.
+    """
+
+    def __init__(self, index: Index, rows: np.ndarray):
+        self._index, self._rows = index, rows
+        step = max(128, 1 << max(len(rows).bit_length() - 4, 0))
+        self.shape = (-(-max(len(rows), 1) // step) * step, index.dim)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """float32 [n, dim]"""
+        start, stop, _ = part.indices(len(self))
+        out = np.full((stop - start, self.shape[1]), np.nan, np.float32)
+        rows = self._rows[start:stop]
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+            rows = slice(rows[0], rows[-1] + 1)  # reads faster
+        found = self._index.vectors(rows)
+        out[: len(found)] = found
+        return out
+
+
+class Corpus(NamedTuple):
+    """What competes under a filter."""
+
+    passes: np.ndarray  # bool [items]
+    rows: np.ndarray  # int64 [n], ascending: those that passing items have
+    groups: int  # that these are of
+    vectors: Vectors | jax.Array  # of these rows
+
+    @property
+    def placed_bytes(self) -> int:
+        return getattr(self.vectors, "nbytes", 0)
+
+
+class Copies(NamedTuple):
+    """The files of a group. `missing`: deleted, or changed since it was indexed."""
+
+    file: str  # the first that is not missing, if there is one
+    missing: bool
+    also: tuple[str, ...]
+
+
+class Opened:
+    """An index and the corpora of the last filters. Thread-safe."""
+
+    def __init__(self, index: Index, kept_bytes: int | None):
+        """`kept_bytes`: of vectors that stay on devices; None: half of what is free."""
+        self.index = index
+        self._kept_bytes = _free_bytes() // 2 if kept_bytes is None else kept_bytes
+        self._lock = threading.Lock()
+        self._corpora: collections.OrderedDict[str, Corpus] = collections.OrderedDict()
+        items = index.items
+        self.rows = items["row"].to_numpy()
+        self.starts, self.ends = (items[n].to_numpy() for n in ("start", "end"))
+        self._files = _codes(items["file"])
+        self.num_files = int(self._files.max(initial=-1)) + 1
+        groups = _codes(items["hash"])
+        self.group_of = np.full(len(index.embeddings), -1)  # [rows]
+        self.group_of[self.rows] = groups
+        self._order = np.argsort(groups, kind="stable")
+        self._edges = np.searchsorted(
+            groups[self._order], np.arange(groups.max(initial=-1) + 2)
+        )
+
+    def corpus(self, filter: Filter) -> Corpus:
+        """What competes under a filter; placed on the devices where there is room."""
+        with self._lock:
+            found = self._corpora.pop(filter.text, None)
+            if found is None:
+                while len(self._corpora) >= _FILTERS:
+                    self._corpora.popitem(last=False)
+                found = self._make(filter)
+            self._corpora[filter.text] = found
+            return found
+
+    def items_of(self, group: int, passes: np.ndarray) -> np.ndarray:
+        """int64 [n]: the items of a group that pass, in the order of the index."""
+        found = self._order[self._edges[group] : self._edges[group + 1]]
+        return found[passes[found]]
+
+    def copies(self, items: np.ndarray) -> Copies:
+        """The files of a group's items."""
+        _, first = np.unique(self._files[items], return_index=True)
+        files = [self.item(number) for number in items[np.sort(first)]]
+        there = [_is_there(f) for f in files]
+        names = [f["file"] for f in files]
+        best = names.pop(there.index(True) if any(there) else 0)
+        return Copies(best, not any(there), tuple(names))
+
+    def item(self, number: int) -> dict:
+        """The values of an item."""
+        return self.index.items.slice(number, 1).to_pylist()[0]
+
+    def find(self, id: str) -> np.ndarray:
+        """int64 [n]: the items that the id of a hit or span names, all of one row.
+
+        Raises UserError if it is not in the index, or not any more.
+        """
+        found = _ID.fullmatch(id)
+        row = int(found[1]) if found else -1
+        if 0 <= row < len(self.group_of) and self.group_of[row] >= 0:
+            every = np.ones(len(self.rows), bool)
+            items = self.items_of(self.group_of[row], every)
+            items = items[self.rows[items] == row]
+            if self.item(items[0])["hash"].startswith(found[2]):
+                return items
+        raise UserError(f"{id}: not in the index, or not any more; search again")
+
+    def _make(self, filter: Filter) -> Corpus:
+        passes = filter.mask(self.index.items)
+        rows = np.unique(self.rows[passes])
+        vectors = Vectors(self.index, rows)
+        size = 4 * vectors.shape[0] * vectors.shape[1]
+        placed = sum(c.placed_bytes for c in self._corpora.values())
+        if placed + size <= self._kept_bytes:
+            vectors = place(vectors)
+        return Corpus(passes, rows, len(np.unique(self.group_of[rows])), vectors)
+
+
+def item_id(item: dict) -> str:
+    """Names an item's row as long as it is in the index: rows may be numbered anew."""
+    return f"{item['row']}-{item['hash'][:16]}"
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    """int32 [n]: the same numbers for the same values."""
+    chunks = column.dictionary_encode().unify_dictionaries().chunks
+    return np.concatenate([np.zeros(0, np.int32), *(c.indices for c in chunks)])
+
+
+def _is_there(item: dict) -> bool:
+    try:
+        found = os.stat(local_path(item["file"]))
+    except (OSError, ValueError):
+        return False
+    return (found.st_size, found.st_mtime_ns) == (item["size"], item["mtime_ns"])
+
+
+def _free_bytes() -> int:
+    """Of the devices of this process, together."""
+    free = 0
+    for device in jax.local_devices():
+        stats = device.memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        free += limit - stats["bytes_in_use"] if limit else 0
+    return free or 2 * _KEPT_BYTES
