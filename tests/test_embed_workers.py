@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from gve_jax import presets
-from gve_jax.preprocess import Lost, Processor, Reader, train_tokenizer
+from gve_jax.preprocess import Lost, Processor, Reader, train_tokenizer, workers
 from gve_jax.types import Item
 from tests import tiny
-from tests.stub_decoders import Modules, Unloadable, read
+from tests.stub_decoders import Modules, Unloadable, read, read_parts
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -96,6 +96,64 @@ def test_leaving_early_ends_the_processes_and_then_they_start_again():
     assert gone(process)
     (again,) = reader.ahead(videos("read"))
     assert int(again[1][0]) != process
+
+
+def test_parts_come_in_the_order_of_their_job():
+    names = ["/".join(f"read {i} {k}" for k in range(1 + i % 3)) for i in range(30)]
+    reader = Reader(read_parts, 2)
+    for _ in range(2):  # the second time by other processes
+        found: dict[str, list] = {}
+        for job, part in reader.stream(videos(*names)):
+            found.setdefault(job.video, []).append(part[2])
+        assert found == {name: name.split("/") for name in names}
+
+
+def test_time_is_that_of_a_part_and_faults_cost_the_rest_of_a_job():
+    reader = Reader(read_parts, 2, timeout_s=3, memory_mb=300)
+    slow = "/".join(["leak 0"] * 8)  # 4 s, half a second each
+    leaks = ["leak 90/read"] * 4
+    names = [slow, "read a/hang/read b", "read c/die SIGKILL", "unreadable/read d"]
+    found: dict[str, list] = {}
+    for job, part in reader.stream(videos(*names, *leaks)):
+        parts = found.setdefault(job.video, [])
+        parts.append(part if isinstance(part, str) else part[2])
+    assert found[slow] == ["leak 0"] * 8
+    assert found[names[1]] == ["read a", "reading took over 3 s"]
+    assert type(found[names[1]][1]) is Lost
+    assert found[names[2]] == ["read c", "the process that read it ended (SIGKILL)"]
+    assert found[names[3]] == ["it is broken", "read d"]
+    assert type(found[names[3]][0]) is str
+    # Memory that earlier jobs left costs no job.
+    assert found[leaks[0]] == ["leak 90", "read"] * 4
+
+
+def test_parts_wait_in_bounded_memory(monkeypatch):
+    monkeypatch.setattr(workers, "_AHEAD_BYTES", 8_000_000)
+    reader, asked = Reader(read_parts, 2), []
+    jobs = (asked.append(i) or item for i, item in enumerate(videos(*["read a"] * 50)))
+    reading = reader.stream(jobs)
+    next(reading)
+    time.sleep(1)
+    assert len(asked) <= 6  # of 2.4 MB each
+    assert sum(1 for _ in reading) == 49
+
+
+def test_closing_a_stream_ends_its_processes():
+    reader = Reader(read_parts, 2)
+    reading = reader.stream(videos(*["read a/hang"] * 5))
+    process = int(next(reading)[1][1][0])
+    assert alive(process)
+    reading.close()
+    assert gone(process)
+
+
+def test_faults_of_the_program_end_a_stream():
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: why"):
+        list(Reader(read_parts, 1).stream(videos("read", "raise why")))
+    with pytest.raises(KeyError, match="the jobs' own"):
+        list(Reader(read_parts, 1).stream({}[k] for k in ["the jobs' own"]))
+    with pytest.raises(ValueError, match="in threads"):
+        list(Reader(read_parts).stream([]))
 
 
 def test_few_media_are_read_here_where_it_is_left_to_us():

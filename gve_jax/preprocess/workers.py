@@ -19,9 +19,9 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import threadpoolctl
 
@@ -99,7 +99,7 @@ class Reader:
                 pending.append(pool.submit(read, item))
                 while len(pending) > window:
                     found = pending.popleft().result()
-                    size = 1 + sum(getattr(part, "nbytes", 0) for part in found)
+                    size = 1 + _nbytes(found)
                     window = max(places, min(_AHEAD, _AHEAD_BYTES // size))
                     yield found
             while pending:
@@ -111,6 +111,84 @@ class Reader:
             if not done:
                 stop.set()
                 _kill(self._workers)
+
+    def stream(self, jobs: Iterable) -> Iterator[tuple[Any, Any]]:
+        """What `read`, here a generator, yields for each job: several at once.
+
+        In processes only. Time and memory are limited from one part to the next, not
+        for the whole of a job. A job that passes them, or that ends its process, ends
+        in a `Lost`; before its first part another process tries again. Closing the
+        iterator ends the processes.
+
+        Args:
+          jobs: asked for one when a process is free, by any thread.
+
+        Yields:
+          (job, part): a job's in their order, among those of the others.
+
+        Raises:
+          RuntimeError: as `ahead`; whatever `jobs` raises.
+          ValueError: the reader has no processes.
+        """
+        if not self._places:
+            raise ValueError("a reader in threads cannot end what takes too long")
+        parts = _Parts()
+        jobs, lock = iter(jobs), threading.Lock()
+
+        def serve() -> None:
+            try:
+                while True:
+                    with lock:
+                        job = next(jobs, parts)
+                    if job is parts or parts.closed:
+                        break
+                    for part in self._parts_elsewhere(parts, job):
+                        parts.put((job, part))
+            except BaseException as e:
+                parts.put(e)
+            parts.put(None)
+
+        threads = [
+            threading.Thread(target=serve, daemon=True) for _ in range(self._places)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            running = len(threads)
+            while running:
+                found = parts.get()
+                if isinstance(found, BaseException):
+                    raise found
+                if found is None:
+                    running -= 1
+                else:
+                    yield found
+        finally:
+            parts.close()
+            _kill(self._workers)
+
+    def _parts_elsewhere(self, parts: "_Parts", job) -> Iterator:
+        worker = self._idle.get()
+        try:
+            begun = False
+            while True:
+                fresh = worker is None
+                if fresh:
+                    worker = self._start()
+                    self._workers.add(worker)
+                try:
+                    for part in worker.stream(job):
+                        begun = True
+                        yield part
+                    return
+                except _Ended as e:
+                    self._workers.discard(worker)
+                    worker = None
+                    if begun or fresh or parts.closed or not e.again:
+                        yield Lost(e)
+                        return
+        finally:
+            self._idle.put(worker)
 
     def _read_elsewhere(self, stop: threading.Event, item: Item) -> tuple | str:
         if not _has_media(item):
@@ -133,6 +211,51 @@ class Reader:
                         return Lost(f"{item.video or item.image}: {e}")
         finally:
             self._idle.put(worker)
+
+
+class _Parts:
+    """A queue from threads to one reader, bounded in number and in bytes."""
+
+    def __init__(self):
+        self._parts: collections.deque = collections.deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self.closed = False
+
+    def put(self, part) -> None:
+        """Waits for room; once it is closed, parts are for nobody."""
+        size = _nbytes(part)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self.closed
+                    or not self._parts
+                    or (len(self._parts) < _AHEAD and self._bytes + size < _AHEAD_BYTES)
+                )
+            )
+            self._parts.append((part, size))
+            self._bytes += size
+            self._changed.notify_all()
+
+    def get(self) -> Any:
+        with self._changed:
+            self._changed.wait_for(lambda: self._parts)
+            part, size = self._parts.popleft()
+            self._bytes -= size
+            self._changed.notify_all()
+            return part
+
+    def close(self) -> None:
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+
+
+def _nbytes(part) -> int:
+    """Of the arrays in nested tuples."""
+    if isinstance(part, tuple):
+        return sum(map(_nbytes, part))
+    return getattr(part, "nbytes", 0)
 
 
 class _Ended(Exception):
@@ -176,23 +299,41 @@ class _Worker:
 
     def read(self, item: Item) -> tuple | str:
         """Raises _Ended if it could not be read, after which the process is gone."""
-        deadline = time.monotonic() + self._timeout_s
-        try:
+        self._send(item)
+        return self._receive()
+
+    def stream(self, job) -> Iterator:
+        """The parts of what is read; raises as `read`."""
+        self._send(job)
+        while (part := self._receive()) is not None:
+            yield part
+
+    def _send(self, item) -> None:
+        with self._ending():
             self._pipe.send_bytes(pickle.dumps(item, 5))
+
+    def _receive(self) -> Any:
+        deadline = time.monotonic() + self._timeout_s
+        with self._ending():
             while not self._pipe.poll(_WATCH_S):
                 if time.monotonic() > deadline:
                     raise _Ended(f"reading took over {self._timeout_s:g} s", False)
                 if self._resident_mb() > self._memory_mb:
                     raise _Ended(f"reading took over {self._memory_mb} MB of memory")
             found = pickle.loads(self._pipe.recv_bytes())
+        if isinstance(found, _Raised):
+            raise RuntimeError(f"in a process that reads media: {found.text}")
+        return found
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        try:
+            yield
         except (EOFError, OSError):
             raise _Ended(f"the process that read it ended ({self._end()})") from None
         except _Ended:
             self.kill()
             raise
-        if isinstance(found, _Raised):
-            raise RuntimeError(f"in a process that reads media: {found.text}")
-        return found
 
     def kill(self) -> None:
         """Ends the process, whatever it does."""
@@ -235,15 +376,28 @@ def serve(fd: str) -> None:
         threadpoolctl.threadpool_limits(1, user_api="blas")  # as in Processor
         pipe.send_bytes(b"ready")
         while True:
-            item = pickle.loads(pipe.recv_bytes())
-            # Who started it kills it earlier, but may itself have been killed; then
-            # the kernel does, at the default action of SIGALRM.
-            signal.setitimer(signal.ITIMER_REAL, 2 * timeout_s)
-            try:
-                found = read(item)
-            except Exception:
-                found = _Raised(traceback.format_exc())
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            pipe.send_bytes(pickle.dumps(found, 5))
+            parts = _answers(read, pickle.loads(pipe.recv_bytes()))
+            while True:
+                # Who started it kills it earlier, but may itself have been killed; then
+                # the kernel does, at the default action of SIGALRM.
+                signal.setitimer(signal.ITIMER_REAL, 2 * timeout_s)
+                part = next(parts, parts)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                if part is parts:
+                    break
+                pipe.send_bytes(pickle.dumps(part, 5))
     except (EOFError, OSError):
         return
+
+
+def _answers(read: Callable, item) -> Iterator:
+    """What is read; of a generator all parts, and None behind them."""
+    try:
+        found = read(item)
+        if isinstance(found, Iterator):
+            yield from found
+            yield None
+        else:
+            yield found
+    except Exception:
+        yield _Raised(traceback.format_exc())
