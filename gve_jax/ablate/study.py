@@ -164,13 +164,14 @@ def _training(study: ConfigDict, name: str) -> ConfigDict:
     except OSError as e:
         raise UserError(f"arms.{name}.config: cannot read {path}: {e}") from None
     config = get_config(*([argument] if argument else ()))
-    config.update_from_flattened_dict(_overrides(study))
+    config.update_from_flattened_dict(_overrides(study, name))
     return config
 
 
-def _overrides(study: ConfigDict) -> dict:
-    """What the study sets in the training config of every arm."""
-    return {"train.steps": study.steps, "data.pairs": f"{study.world}/train"}
+def _overrides(study: ConfigDict, name: str) -> dict:
+    """What the study sets in the training config of an arm."""
+    pairs = study.arms[name].get("pairs", f"{study.world}/train")
+    return {"train.steps": study.steps, "data.pairs": pairs}
 
 
 def _run(
@@ -181,7 +182,7 @@ def _run(
     prober: pathlib.Path | None = None,
 ) -> Run:
     folder = output / name / str(seed)
-    values = _overrides(study) | {"seed": seed}
+    values = _overrides(study, name) | {"seed": seed}
     if prober:
         values["curriculum.prober"] = prober
     train = [
