@@ -3,15 +3,23 @@
 import datetime
 import hashlib
 import itertools
+import json
 import os
+import re
+import webbrowser
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
 
 from gve_jax.contract import Contract
 from gve_jax.embed.embedder import EmbedResult, EmbedStats
+from gve_jax.index import search_verb
 from gve_jax.index.filters import parse_filter
+from gve_jax.index.page import clock
 from gve_jax.index.searching import Request, Searcher, make_query
 from gve_jax.index.store import DTYPES, Entry, File, writer
 from gve_jax.types import UserError
@@ -295,6 +303,75 @@ def test_queries_have_the_instruction_of_their_parts():
     assert make_query(text="a cat", instruction="Do.").instruction == "Do."
     with pytest.raises(UserError, match="give a text"):
         make_query(text="")
+
+
+# The verb
+
+
+@pytest.fixture
+def verb(monkeypatch, built):
+    """Runs the verb with flags; gives what it prints."""
+    monkeypatch.setattr(search_verb, "embedder_from_flags", Embedder)
+
+    def run(*arguments, capsys):
+        with flagsaver.flagsaver():
+            flags.FLAGS.set_gnu_getopt()
+            rest = flags.FLAGS(["search", f"--index={built}", *arguments])
+            search_verb.main(rest)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_prints_json_or_a_table(verb, built, capsys):
+    found = json.loads(verb("a query", "--json", "--k=3", capsys=capsys))
+    [hits] = Searcher(built, Embedder()).search([make_query(text="a query")], 3)
+    assert found == json.loads(json.dumps([hit.to_json() for hit in hits]))
+    assert found[0].keys() >= {"rank", "score", "file", "start", "end"}
+    table = verb("--text=a query", "--k=3", "--spans=1", capsys=capsys).splitlines()
+    assert sum(line.endswith((".mp4", ".jpg")) for line in table) == 3
+    assert hits[0].file in table[1] and f"{hits[0].score:.3f}" in table[1]
+    nothing = verb("a query", "--filter=path~nothing", capsys=capsys)
+    assert nothing.strip() == "nothing was found"
+
+
+def test_refuses(verb, capsys, tmp_path):
+    for arguments, message in {
+        (): "nothing to search by",
+        ("a", "--text=b"): "give one text",
+        (f"--image={tmp_path}/no.jpg",): "--image=.*no.jpg: no such file",
+        ("a", "--filter=size>3"): "no term like",
+        ("a", f"--page={tmp_path}/no/page.html"): "cannot be written",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            verb(*arguments, capsys=capsys)
+
+
+def test_writes_a_page_and_opens_it(verb, tmp_path, capsys, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    image = tmp_path / "asked <i>.png"
+    Image.new("RGB", (40, 30), (200, 0, 0)).save(image)
+    page = tmp_path / "page.html"
+    arguments = [f"--image={image}", "--text=but <b>blue", "--k=24", "--open"]
+    verb(*arguments, f"--page={page}", capsys=capsys)
+    assert opened == [page.as_uri()]
+    text = page.read_text(encoding="utf-8")
+    assert "but &lt;b&gt;blue" in text and "asked &lt;i&gt;.png" in text
+    assert (
+        text.count("data:image/jpeg;base64,") == 1
+    )  # the query; the rest are no media
+    assert text.count("the file cannot be read") == 24
+    assert "#t=5.0,15.0" in text and "file:///" in text
+    assert not re.search(r"""(src|href)=["']https?:""", text)
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(None, "0:00"), (9.96, "0:10"), (75.25, "1:15.2"), (3600, "1:00:00")],
+)
+def test_clock(seconds, text):
+    assert clock(seconds) == text
 
 
 # Filters
