@@ -83,9 +83,10 @@ def test_removed_copied_and_compacted(tmp_path):
     before = open_index(path)
     moved = File("/other/c.mp4", "/other", 102, 5, "c")
     with writer(path) as w:
-        w.share(
-            [("/videos/c.mp4", moved), ("/videos/b.mp4", moved._replace(path="/b"))]
-        )
+        copy = moved._replace(path="/b", hash="b")
+        other = moved._replace(path="/x", hash="none that b.mp4 ever had")
+        w.share([("/videos/c.mp4", moved), ("/videos/b.mp4", copy)])
+        w.share([("/videos/b.mp4", other)])
         w.drop_files(["/videos/a.mp4", "/videos/c.mp4"])
         w.commit()
     index = open_index(path)
@@ -114,7 +115,10 @@ def test_two_files_that_swapped_their_names(tmp_path):
     with new(tmp_path) as w:
         w.append(unit(2), [*entries("a", 1), *entries("b", 1)])
         a, b = (e.file for e in (*entries("a", 1), *entries("b", 1)))
-        w.share([(a.path, a._replace(path=b.path)), (b.path, b._replace(path=a.path))])
+        swapped = [(a.path, a._replace(path=b.path)), (b.path, b._replace(path=a.path))]
+        for pair in swapped:
+            w.share([pair])
+        w.drop(np.arange(4) < 2)
         w.commit()
     items = open_index(tmp_path).items
     rows = {r["file"]: (r["row"], r["hash"]) for r in items.to_pylist()}

@@ -19,14 +19,11 @@ after it; a reader that comes too late even for that reads index.json again.
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import functools
 import json
 import os
 import pathlib
 import re
-import shutil
-import socket
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -38,30 +35,26 @@ import pyarrow.parquet as pq
 
 from gve_jax.contract import Contract
 from gve_jax.disk import read_rows
+from gve_jax.index.folder import (
+    DTYPES,
+    HEADER,
+    REBUILD,
+    SCHEMA,
+    create,
+    dump,
+    header,
+    link,
+    locked,
+    map_rows,
+    read_commit,
+    read_items,
+    reason,
+    replace,
+    sync,
+    writing,
+)
 from gve_jax.types import UserError
 
-FORMAT = 1
-# Of the rows: the name and NumPy's description.
-DTYPES = {"float32": "<f4", "float16": "<f2", "int8": "|i1"}
-_TIME = pa.timestamp("us", "UTC")
-SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),  # of embeddings.npy; copies of a file share it
-        ("file", pa.string()),  # absolute path, as `path_text` writes it
-        ("root", pa.string()),  # the folder or file that was asked for
-        ("kind", pa.string()),  # "video" (whole), "window" or "image"
-        ("start", pa.float64()),  # seconds, of a window, else null
-        ("end", pa.float64()),
-        ("duration", pa.float64()),  # seconds of the whole video, 0 of an image
-        ("size", pa.int64()),  # bytes of the file
-        ("modified", _TIME),
-        ("mtime_ns", pa.int64()),  # the same, exactly
-        ("hash", pa.string()),  # SHA-256 of the file's bytes
-        ("scale", pa.float32()),  # of an int8 row, which times this is the vector
-        ("added", _TIME),
-    ]
-)
-_HEADER = 128  # bytes before the rows of embeddings.npy
 _CHUNK = 1 << 14  # rows copied at a time
 # What a folder without a commit may hold and still be one of ours.
 _OURS = {"lock", "data", "contract.json", "contract.json.part", "index.json.part"}
@@ -125,6 +118,11 @@ def shorten(vectors: np.ndarray, dim: int) -> np.ndarray:
     return _unit(vectors[:, :dim].astype(np.float32))
 
 
+def kept(vectors: np.ndarray, dim: int, dtype: str) -> np.ndarray:
+    """float32 [n, dim]: what an index gives back of unit vectors, float32 [n, d]."""
+    return _unit(_stored(shorten(vectors, dim), dtype)[0].astype(np.float32))
+
+
 @dataclasses.dataclass(frozen=True)
 class Index:
     """One commit of an index: it stays as it is whatever is written meanwhile."""
@@ -157,7 +155,7 @@ class Index:
 
     def stale(self) -> bool:
         """Whether there is a later commit. Raises UserError as `open_index`."""
-        return _read_commit(self.path)["generation"] != self.generation
+        return read_commit(self.path)["generation"] != self.generation
 
 
 def open_index(path: str | os.PathLike) -> Index:
@@ -168,19 +166,19 @@ def open_index(path: str | os.PathLike) -> Index:
     """
     path = pathlib.Path(path)
     while True:
-        commit = _read_commit(path)
+        commit = read_commit(path)
         try:
             with open(path / commit["embeddings"], "rb") as f:
-                embeddings = _map(f, commit)
-            items = _read_items(path / commit["items"])
+                embeddings = map_rows(f, commit)
+            items = read_items(path / commit["items"])
             break
         except FileNotFoundError as e:
-            if _read_commit(path)["generation"] == commit["generation"]:
-                raise UserError(f"{e.filename}: missing; {_REBUILD}") from None
+            if read_commit(path)["generation"] == commit["generation"]:
+                raise UserError(f"{e.filename}: missing; {REBUILD}") from None
         except (OSError, ValueError) as e:
-            raise UserError(f"{path}: damaged ({_reason(e)}); {_REBUILD}") from None
+            raise UserError(f"{path}: damaged ({reason(e)}); {REBUILD}") from None
     if items.schema.names != SCHEMA.names:
-        raise UserError(f"{path / commit['items']}: not its columns; {_REBUILD}")
+        raise UserError(f"{path / commit['items']}: not its columns; {REBUILD}")
     return Index(
         path=path,
         contract=Contract.load(path / "contract.json"),
@@ -218,15 +216,15 @@ def writer(
     path = pathlib.Path(path)
     with contextlib.ExitStack() as stack:
         if contract is None:
-            _read_commit(path)
+            read_commit(path)
         elif path.exists() and not (path / "index.json").exists():
             _refuse_others(path)
-        with _writing(path):
+        with writing(path):
             (path / "data").mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(path / "lock"))
+            stack.enter_context(locked(path / "lock"))
             if contract is not None and not (path / "index.json").exists():
-                _create(path, contract, dim, dtype, settings or {})
-        commit = _read_commit(path)
+                create(path, contract, dim, dtype, settings or {})
+        commit = read_commit(path)
         if contract is not None:
             there = Contract.load(path / "contract.json")
             there.require_equal(contract, f"the index {path}", "this checkpoint")
@@ -252,6 +250,7 @@ class Writer:
     """Changes an index, by commits; made by `writer`.
 
     Attributes:
+      rows: of the embeddings, those that no item has included.
       failures: list of Failure: what the next commit writes.
       recall: dict or None, likewise.
     """
@@ -261,10 +260,10 @@ class Writer:
         self.dim, self.dtype = commit["dim"], commit["dtype"]
         self.recall = commit["recall"]
         self.failures = [Failure(**row) for row in read_rows(path / "failures.jsonl")]
-        with self._writing():
-            self._rows, self._name = commit["rows"], commit["embeddings"]
+        with writing(self.path):
+            self.rows, self._name = commit["rows"], commit["embeddings"]
             self._file = open(path / self._name, "r+b")  # noqa: SIM115
-            self._items = _read_items(path / commit["items"])
+            self._items = read_items(path / commit["items"])
             # Whoever was killed after a commit has not come to this.
             self._publish()
         self._new: list[tuple] = []
@@ -291,24 +290,24 @@ class Writer:
     def append(self, vectors: np.ndarray, entries: Sequence[Entry]) -> None:
         """Adds an item for each vector, float32 [n, dim], unit."""
         stored, scales = _stored(np.asarray(vectors, np.float32), self.dtype)
-        with self._writing():
-            self._file.seek(_HEADER + self._rows * stored[:1].nbytes)
+        with writing(self.path):
+            self._file.seek(HEADER + self.rows * stored[:1].nbytes)
             self._file.write(stored.tobytes())
         now = _now()
         for i, (entry, scale) in enumerate(zip(entries, scales, strict=True)):
             f = entry.file
             self._new.append(
                 (
-                    self._rows + i, f.path, f.root, *entry[1:], f.size,
+                    self.rows + i, f.path, f.root, *entry[1:], f.size,
                     f.mtime_ns // 1000, f.mtime_ns, f.hash, scale, now,
                 )
             )  # fmt: skip
-        self._rows += len(stored)
+        self.rows += len(stored)
 
     def share(self, pairs: Sequence[tuple[str, File]]) -> None:
-        """Adds the items of a file (its path) once more, as those of a second one.
+        """Adds items of a file (its path) once more, as those of a second one.
 
-        They share the rows; what was known of the second is dropped.
+        Only those of the hash that the second one has. They share the rows.
         """
         items = self.items
         sources = list(dict.fromkeys(path for path, _ in pairs))
@@ -323,6 +322,9 @@ class Writer:
         again = np.repeat(np.arange(len(pairs)), [len(x) for x in which])
         more = items.take(np.concatenate([*which, np.zeros(0, np.int64)]))
         files = [file for _, file in pairs]
+        hashes = pa.array([file.hash for _, file in pairs], pa.string())
+        same = pc.equal(more["hash"], hashes.take(pa.array(again)))
+        more, again = more.filter(same), again[same.to_numpy()]
         fields = {
             "file": [f.path for f in files],
             "root": [f.root for f in files],
@@ -335,8 +337,7 @@ class Writer:
             field = SCHEMA.field(name)
             column = pa.array(values, field.type).take(pa.array(again))
             more = more.set_column(SCHEMA.names.index(name), field, column)
-        self.drop_files(fields["file"])
-        self._items = pa.concat_tables([self.items, more])
+        self._items = pa.concat_tables([items, more])
 
     def drop(self, mask: np.ndarray) -> None:
         """Takes out items: bool, one for each of `items`."""
@@ -356,25 +357,25 @@ class Writer:
         """
         generation = self._commit["generation"] + 1
         items = f"data/items-{generation}.parquet"
-        with self._writing():
+        with writing(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
-            os.pwrite(self._file.fileno(), _header(self._rows, self.dim, self.dtype), 0)
+            os.pwrite(self._file.fileno(), header(self.rows, self.dim, self.dtype), 0)
             os.fsync(self._file.fileno())
             with open(self.path / items, "wb") as f:
                 pq.write_table(self.items, f, compression="zstd")
-                _sync(f)
+                sync(f)
             lines = (json.dumps(f._asdict()) + "\n" for f in self.failures)
-            _replace(self.path / "failures.jsonl", "".join(lines))
+            replace(self.path / "failures.jsonl", "".join(lines))
             before = self._commit
             self._commit = before | {
                 "generation": generation,
-                "rows": self._rows,
+                "rows": self.rows,
                 "embeddings": self._name,
                 "items": items,
                 "recall": self.recall,
             }
-            _replace(self.path / "index.json", _dump(self._commit))
+            replace(self.path / "index.json", dump(self._commit))
             self._publish(before)
 
     def compact(self) -> None:
@@ -385,16 +386,16 @@ class Writer:
         live, places = np.unique(self.items["row"].to_numpy(), return_inverse=True)
         number = int(re.search(r"-(\d+)\.npy$", self._name)[1]) + 1
         name = f"data/embeddings-{number}.npy"
-        with self._writing():
+        with writing(self.path):
             self._file.flush()
-            rows = _map(self._file, self._commit | {"rows": self._rows})
+            rows = map_rows(self._file, self._commit | {"rows": self.rows})
             with open(self.path / name, "wb") as f:
-                f.write(_header(len(live), self.dim, self.dtype))
+                f.write(header(len(live), self.dim, self.dtype))
                 for at in range(0, len(live), _CHUNK):
                     f.write(rows[live[at : at + _CHUNK]].tobytes())
             self._file.close()
             self._file = open(self.path / name, "r+b")  # noqa: SIM115
-        self._name, self._rows = name, len(live)
+        self._name, self.rows = name, len(live)
         column = pa.array(places.astype(np.int64))
         self._items = self.items.set_column(0, SCHEMA.field("row"), column)
         self.commit()
@@ -408,7 +409,7 @@ class Writer:
                 continue
             part = shown.with_name(shown.name + ".part")
             part.unlink(missing_ok=True)
-            _link(source, part)
+            link(source, part)
             part.replace(shown)
         kept = {c[k] for c in (before, self._commit) if c for k in _NAMED}
         if before is not None:
@@ -416,121 +417,10 @@ class Writer:
                 if f"data/{path.name}" not in kept:
                     path.unlink()
 
-    def _writing(self):
-        return _writing(self.path)
-
-
-_NAMED = ("embeddings", "items")
-_REBUILD = "build the index again under another name"
-
 
 def _refuse_others(path: pathlib.Path) -> None:
     if not path.is_dir() or {p.name for p in path.iterdir()} - _OURS:
         raise UserError(f"--index={path}: there is something else; name a new folder")
-
-
-def _create(
-    path: pathlib.Path, contract: Contract, dim: int, dtype: str, settings: dict
-) -> None:
-    """The first commit, of nothing."""
-    commit = {
-        "format": FORMAT,
-        "generation": 0,
-        "rows": 0,
-        "dim": dim,
-        "dtype": dtype,
-        "embeddings": "data/embeddings-0.npy",
-        "items": "data/items-0.parquet",
-        "settings": settings,
-        "recall": None,
-    }
-    with open(path / commit["embeddings"], "wb") as f:
-        f.write(_header(0, dim, dtype))
-        _sync(f)
-    with open(path / commit["items"], "wb") as f:
-        pq.write_table(SCHEMA.empty_table(), f)
-        _sync(f)
-    text = json.dumps(contract.to_json(), indent=1) + "\n"
-    _replace(path / "contract.json", text)
-    _replace(path / "index.json", _dump(commit))
-
-
-def _read_commit(path: pathlib.Path) -> dict:
-    try:
-        commit = json.loads((path / "index.json").read_text(encoding="utf-8"))
-        version = commit["format"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"--index={path}: no index there; python -m gve_jax.index build makes one"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UserError(
-            f"{path / 'index.json'}: cannot be read ({_reason(e)})"
-        ) from None
-    if version != FORMAT:
-        raise UserError(
-            f"{path}: an index of format {version}, this version reads {FORMAT}; "
-            "update gve_jax"
-        )
-    return commit
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Held as long as its process lives, however that ends."""
-    with open(path, "a+", encoding="utf-8") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            f.seek(0)
-            raise UserError(
-                f"{path.parent} is being written by {f.read().strip() or 'another'}: "
-                "wait for it or end it"
-            ) from None
-        f.truncate(0)
-        f.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        f.flush()
-        yield
-
-
-@contextlib.contextmanager
-def _writing(path: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise UserError(
-            f"{path}: cannot be written ({_reason(e)}); it is as it was at the last "
-            "commit, and once it can be the same command goes on from there"
-        ) from None
-
-
-def _read_items(path: pathlib.Path) -> pa.Table:
-    # A file, not its path, in which pyarrow would look for columns.
-    with open(path, "rb") as f:
-        return pq.read_table(f)
-
-
-def _map(f, commit: dict) -> np.ndarray:
-    """[rows, dim], of an open file. Raises ValueError if it holds fewer."""
-    shape, dtype = (commit["rows"], commit["dim"]), np.dtype(DTYPES[commit["dtype"]])
-    size = _HEADER + shape[0] * shape[1] * dtype.itemsize
-    if os.fstat(f.fileno()).st_size < size:
-        raise ValueError(f"{commit['embeddings']} has less than {size} bytes")
-    if not shape[0]:  # nothing can be mapped
-        return np.zeros(shape, dtype)
-    return np.memmap(f, dtype, "r", _HEADER, shape)
-
-
-def _header(rows: int, dim: int, dtype: str) -> bytes:
-    """NumPy's, always of one size: it is written again in place."""
-    text = f"{{'descr': '{DTYPES[dtype]}', 'fortran_order': False, "
-    text += f"'shape': ({rows}, {dim}), }}"
-    size = _HEADER - 10
-    return (
-        b"\x93NUMPY\x01\0"
-        + size.to_bytes(2, "little")
-        + (text.ljust(size - 1).encode() + b"\n")
-    )
 
 
 def _stored(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, Sequence]:
@@ -545,39 +435,8 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # not every file system can
-        shutil.copyfile(source, target)
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    """As `disk.replace`, and safe from a failure of power."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as f:
-        f.write(text)
-        _sync(f)
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _sync(f) -> None:
-    f.flush()
-    os.fsync(f.fileno())
-
-
-def _dump(values: dict) -> str:
-    return json.dumps(values, indent=1) + "\n"
-
-
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def _reason(e: BaseException) -> str:
-    return getattr(e, "strerror", None) or str(e)
+_NAMED = ("embeddings", "items")
