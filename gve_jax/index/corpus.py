@@ -20,9 +20,8 @@ from gve_jax.retrieval import place
 from gve_jax.types import UserError
 
 _ID = re.compile(r"([0-9]{1,15})-([0-9a-f]{16})")
+_PIECE = 1 << 11  # rows read at a time
 _FILTERS = 8  # the last ones, whose corpora are kept
-# Bytes of vectors kept by devices that do not say how much they hold (CPUs).
-_KEPT_BYTES = 4 << 30
 
 
 class Vectors:
@@ -43,11 +42,12 @@ class Vectors:
         """float32 [n, dim]"""
         start, stop, _ = part.indices(len(self))
         out = np.full((stop - start, self.shape[1]), np.nan, np.float32)
-        rows = self._rows[start:stop]
-        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
-            rows = slice(rows[0], rows[-1] + 1)  # reads faster
-        found = self._index.vectors(rows)
-        out[: len(found)] = found
+        for at in range(start, min(stop, len(self._rows)), _PIECE):
+            rows = self._rows[at : min(at + _PIECE, stop)]
+            if rows[-1] - rows[0] == len(rows) - 1:
+                rows = slice(rows[0], rows[-1] + 1)  # reads faster
+            found = self._index.vectors(rows)
+            out[at - start :][: len(found)] = found
         return out
 
 
@@ -67,9 +67,9 @@ class Corpus(NamedTuple):
 class Copies(NamedTuple):
     """The files of a group. `missing`: deleted, or changed since it was indexed."""
 
-    file: str  # the first that is not missing, if there is one
+    item: dict  # one of the first file that is not missing, if there is one
     missing: bool
-    also: tuple[str, ...]
+    also: tuple[str, ...]  # the other files
 
 
 class Opened:
@@ -115,9 +115,8 @@ class Opened:
         _, first = np.unique(self._files[items], return_index=True)
         files = [self.item(number) for number in items[np.sort(first)]]
         there = [_is_there(f) for f in files]
-        names = [f["file"] for f in files]
-        best = names.pop(there.index(True) if any(there) else 0)
-        return Copies(best, not any(there), tuple(names))
+        best = files.pop(there.index(True) if any(there) else 0)
+        return Copies(best, not any(there), tuple(f["file"] for f in files))
 
     def item(self, number: int) -> dict:
         """The values of an item."""
@@ -149,9 +148,9 @@ class Opened:
         return Corpus(passes, rows, len(np.unique(self.group_of[rows])), vectors)
 
 
-def item_id(item: dict) -> str:
-    """Names an item's row as long as it is in the index: rows may be numbered anew."""
-    return f"{item['row']}-{item['hash'][:16]}"
+def item_id(row: int, hash: str) -> str:
+    """Names a row as long as it is in the index: rows may be numbered anew."""
+    return f"{row}-{hash[:16]}"
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
@@ -169,10 +168,8 @@ def _is_there(item: dict) -> bool:
 
 
 def _free_bytes() -> int:
-    """Of the devices of this process, together."""
-    free = 0
-    for device in jax.local_devices():
-        stats = device.memory_stats() or {}
-        limit = stats.get("bytes_limit")
-        free += limit - stats["bytes_in_use"] if limit else 0
-    return free or 2 * _KEPT_BYTES
+    """Of this process's devices together; the memory of the machine on a CPU."""
+    if jax.default_backend() == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    return sum(s.get("bytes_limit", 0) - s.get("bytes_in_use", 0) for s in stats)

@@ -5,6 +5,7 @@ by the best of its vectors, and copies of a file are one hit.
 """
 
 import collections
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -31,7 +32,12 @@ INSTRUCTIONS = {
     7: "Find the video clip that corresponds to the given text, the given image and "
     "the given video.",
 }
-_ROWS_A_FILE = 8  # sought for each file that is wanted, at first
+# Sought for each file that is wanted, at first; and at least, so that any usual number
+# of files is of one compiled shape.
+_ROWS_A_FILE, _ROWS = 8, 256
+# Of vectors that pass through the device: what malloc does not ask the kernel for anew
+# each time, which takes longer than all else.
+_CHUNK_BYTES = 16 << 20
 
 
 class Request(NamedTuple):
@@ -226,10 +232,11 @@ def _best_rows(
       ks: how many groups each wants.
       sources: int [n], a group that each leaves out, or -1.
     """
-    size = 1 << (_ROWS_A_FILE * (max(ks) + 1) - 1).bit_length()  # few are compiled
+    chunk = max(128, _CHUNK_BYTES // (4 * vectors.shape[1]))
+    size = max(_ROWS, 1 << (_ROWS_A_FILE * max(ks)).bit_length())
     while True:
         size = min(size, len(corpus.vectors))
-        found = top_k(vectors, corpus.vectors, size)
+        found = top_k(vectors, corpus.vectors, size, chunk)
         out, enough = [], True
         for scores, places, k, source in zip(*found, ks, sources, strict=True):
             rows = corpus.rows[places[places >= 0]]
@@ -254,45 +261,54 @@ def _hit(
     spans: int,
 ) -> Hit:
     items = opened.items_of(opened.group_of[row], corpus.passes)
-    best = opened.item(items[opened.rows[items] == row][0])
-    file, missing, also = opened.copies(items)
-    start, end = best["start"], best["end"]
-    if best["kind"] == "video":
-        start, end = 0.0, best["duration"]
+    copies = opened.copies(items)
+    file, digest, duration = (copies.item[k] for k in ("file", "hash", "duration"))
+    number = items[opened.rows[items] == row][0]
+    start, end = opened.starts[number].item(), opened.ends[number].item()
+    kind = "window"
+    if copies.item["kind"] == "image":
+        kind, start, end = "image", None, None
+    elif math.isnan(start):
+        kind, start, end = "video", 0.0, duration
+    taken = [(start, end)] if kind == "window" else []
     return Hit(
         rank=rank,
         score=score,
         file=file,
         start=start,
         end=end,
-        kind=best["kind"],
-        missing=missing,
-        id=item_id(best),
-        duration=best["duration"],
-        also=also,
-        spans=_further(opened, vector, items, row, spans),
+        kind=kind,
+        missing=copies.missing,
+        id=item_id(row, digest),
+        duration=duration,
+        also=copies.also,
+        spans=tuple(
+            Span(item_id(row, digest), *rest)
+            for row, *rest in _further(opened, vector, items, taken, spans)
+        ),
     )
 
 
 def _further(
-    opened: Opened, vector: np.ndarray, items: np.ndarray, row: int, count: int
-) -> tuple[Span, ...]:
-    """The best windows of these items that overlap neither each other nor `row`."""
+    opened: Opened, vector: np.ndarray, items: np.ndarray, taken: list, count: int
+) -> list[tuple[int, float, float, float]]:
+    """(row, score, start, end) of a file's best windows among these items.
+
+    They overlap neither each other nor the (start, end) of `taken`.
+    """
     if not count:
-        return ()
-    _, first = np.unique(opened.rows[items], return_index=True)
-    windows = items[first][~np.isnan(opened.starts[items[first]])]
-    scores = opened.index.vectors(opened.rows[windows]) @ vector
-    taken = [
-        (opened.starts[i], opened.ends[i]) for i in windows if opened.rows[i] == row
-    ]
-    out: list[Span] = []
-    for j in np.argsort(-scores, kind="stable"):
-        start, end = opened.starts[windows[j]], opened.ends[windows[j]]
+        return []
+    rows, first = np.unique(opened.rows[items], return_index=True)
+    starts, ends = opened.starts[items[first]], opened.ends[items[first]]
+    is_window = ~np.isnan(starts)
+    scores = np.full(len(rows), -np.inf)
+    scores[is_window] = opened.index.vectors(rows[is_window]) @ vector
+    out, taken = [], list(taken)
+    for i in np.argsort(-scores, kind="stable")[: is_window.sum()].tolist():
         if len(out) == count:
             break
+        start, end = starts[i].item(), ends[i].item()
         if all(end <= a or b <= start for a, b in taken):
             taken.append((start, end))
-            id = item_id(opened.item(windows[j]))
-            out.append(Span(id, float(scores[j]), float(start), float(end)))
-    return tuple(out)
+            out.append((rows[i].item(), scores[i].item(), start, end))
+    return out

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     # A clip comes from anybody: it is read in a process that may crash.
     config.embed.update(decode_workers=1, decode_timeout_s=30.0, decode_memory_mb=2048)
     searcher = Searcher(INDEX.value, embedder_from_flags(config))
-    _warm(searcher)
+    warm(searcher)
     app = make_app(searcher, _UPLOAD_MB.value * 1_000_000, (_HOST.value, *_NAMES.value))
     port = listening.getsockname()[1]
     url = f"http://{f'[{_HOST.value}]' if ':' in _HOST.value else _HOST.value}:{port}"
@@ -84,7 +84,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _warm(searcher: Searcher) -> None:
+def warm(searcher: Searcher) -> None:
     """Compiles what searches by text need, for few and for many at once."""
     sizes = [1, 2, 4, 8, 16, 32]
     with ProgressLine("compile", len(sizes), "sizes") as line:

@@ -132,8 +132,8 @@ def make_app(
         results = [HitOut(**hit.to_json()) for hit in hits]
         return Found(results=results, seconds=time.perf_counter() - begun)
 
-    def located(id: str) -> tuple[dict[str, Any], str]:
-        """The item of an id, and its file. 404 where it is not as it was indexed."""
+    def located(id: str) -> dict[str, Any]:
+        """The item of an id; 404 if its file is not as it was indexed."""
         opened = searcher.opened
         try:
             items = opened.find(id)
@@ -141,8 +141,9 @@ def make_app(
             raise HTTPException(404, str(e)) from None
         copies = opened.copies(items)
         if copies.missing:
-            raise HTTPException(404, f"{copies.file}: deleted, or changed meanwhile")
-        return opened.item(items[0]), copies.file
+            name = copies.item["file"]
+            raise HTTPException(404, f"{name}: deleted, or changed meanwhile")
+        return copies.item
 
     @app.get("/api/search", operation_id="search")
     async def search(
@@ -156,8 +157,9 @@ def make_app(
         """Searches by a text, by an indexed span, or by a span and how to differ."""
         query = None
         if like and text:
-            item, file = await run_in_threadpool(located, like)
-            part = {"image" if item["kind"] == "image" else "video": local_path(file)}
+            item = await run_in_threadpool(located, like)
+            kind = "image" if item["kind"] == "image" else "video"
+            part = {kind: local_path(item["file"])}
             part |= {"start": item["start"], "end": item["end"]}
             query = make_query(text, instruction=instruction, **part)
         elif not like:
@@ -199,12 +201,11 @@ def make_app(
     @app.get("/strip/{id}", operation_id="strip", response_class=Response)
     async def frames(id: str) -> Response:
         """JPEG of five frames of a span, 320 x 180 each, or of an image."""
-        item, file = await run_in_threadpool(located, id)
+        item = await run_in_threadpool(located, id)
         future = strips.get(
             id,
             lambda: strip(
-                file,
-                *(item[name] for name in ("kind", "start", "end")),
+                *(item[name] for name in ("file", "kind", "start", "end")),
                 frames=_FRAMES,
                 height=_HEIGHT,
                 width=_WIDTH,
@@ -217,7 +218,7 @@ def make_app(
     @app.get("/media/{id}", operation_id="media", response_class=FileResponse)
     def medium(id: str) -> FileResponse:
         """The file that holds a span, or a range of its bytes."""
-        path = local_path(located(id)[1])
+        path = local_path(located(id)["file"])
         _, kind, name, _ = files.inspect(path)
         other = f"image/{name.lower()}" if kind == files.IMAGE else "video/x-unknown"
         return FileResponse(path, media_type=_MIME.get(name, other))
