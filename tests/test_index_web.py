@@ -238,6 +238,12 @@ def test_files_leave_by_id_alone(client, folder, tmp_path):
     ):
         for place in ("media", "strip", "static"):
             assert client.get(f"/{place}/{id}").status_code == 404, id
+    # What a request says has no part in which page it gets.
+    for place in ("/", "/api"):
+        page = client.get(place).text
+        for name in ("name", "path", "file", "page"):
+            asked = client.get(place, params={name: "../store.py"})
+            assert asked.text == page
 
 
 def test_strips(client):

@@ -12,6 +12,7 @@ from gve_jax.config import default_config
 from gve_jax.embed.flags import embedder_from_flags
 from gve_jax.index.flags import INDEX, arguments
 from gve_jax.index.searching import Request, Searcher, make_query
+from gve_jax.index.store import local_path
 from gve_jax.progress import ProgressLine
 from gve_jax.types import UserError
 
@@ -85,11 +86,19 @@ def _is_loopback(host: str) -> bool:
 
 
 def warm(searcher: Searcher) -> None:
-    """Compiles what searches by text need, for few and for many at once."""
-    sizes = [1, 2, 4, 8, 16, 32]
-    with ProgressLine("compile", len(sizes), "sizes") as line:
-        for size in sizes:
-            searcher.answer(
-                [Request(make_query(text=f"warming up {i}"), k=24) for i in range(size)]
-            )
+    """Compiles what searches by text need, for few and for many at once.
+
+    And starts what reads media, on a file of the index.
+    """
+    asked = [
+        [make_query(text=f"warming up {i}") for i in range(size)]
+        for size in (1, 2, 4, 8, 16, 32)
+    ]
+    index = searcher.opened.index
+    for item in index.items.slice(0, 1).to_pylist():
+        kind = "image" if item["kind"] == "image" else "video"
+        asked.append([make_query(**{kind: local_path(item["file"])})])
+    with ProgressLine("compile", len(asked), "kinds of search") as line:
+        for queries in asked:
+            searcher.answer([Request(query, k=24) for query in queries])
             line.advance()

@@ -223,12 +223,13 @@ def make_app(
         other = f"image/{name.lower()}" if kind == files.IMAGE else "video/x-unknown"
         return FileResponse(path, media_type=_MIME.get(name, other))
 
+    def page(name: str):
+        # Its parameters would be those of requests: it has none.
+        return lambda: FileResponse(_STATIC / name)
+
     for path, name in {"/": "index.html", "/api": "api.html"}.items():
         app.add_api_route(
-            path,
-            lambda name=name: FileResponse(_STATIC / name),
-            response_class=FileResponse,
-            include_in_schema=False,
+            path, page(name), response_class=FileResponse, include_in_schema=False
         )
     app.mount("/static", StaticFiles(directory=_STATIC))
     return app
