@@ -22,7 +22,6 @@ from gve_jax.contract import Contract
 from gve_jax.disk import read_rows, replace
 from gve_jax.types import Item, UserError
 
-
 FILES = (
     "embeddings.npy", "ids.json", "contract.json", "failures.jsonl", "items.sha256"
 )  # fmt: skip

@@ -220,7 +220,7 @@ def test_a_folder_that_is_not_shared_is_found_out(tmp_path, monkeypatch):
         embed_to_folder(small_uvrb.FakeEmbedder(), items, tmp_path / "out")
 
 
-# With a model.
+# With a model: loading one, here and in a child, takes long.
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +254,7 @@ def exact(media, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+@pytest.mark.slow
 def test_shards_write_what_exact_embedding_does(media, exact, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
     found = work.embed(

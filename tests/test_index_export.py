@@ -16,6 +16,7 @@ from gve_jax import embeddings
 from gve_jax.contract import Contract
 from gve_jax.index import export as module
 from gve_jax.index.export import export
+from gve_jax.index.searching import INSTRUCTIONS
 from gve_jax.index.store import Entry, File, Index, open_index, writer
 from gve_jax.retrieval import top_k
 from gve_jax.types import Item, UserError
@@ -258,7 +259,7 @@ FULL = 32  # numbers of a query; the index of this test keeps DIM of them
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch) -> pathlib.Path:
-    """A folder with an index, and queries as `python -m gve_jax.embed` leaves them."""
+    """A folder with an index, and a query as `python -m gve_jax.embed` leaves it."""
     contract = Contract(dim=FULL)
     write_index(tmp_path / "runs" / "index", "float32", contract)
     write_queries(tmp_path / "runs" / "queries", contract)
@@ -267,10 +268,10 @@ def desk(tmp_path, monkeypatch) -> pathlib.Path:
 
 
 def write_queries(folder: pathlib.Path, contract: Contract) -> None:
-    known = embeddings.know([Item(f"q{i}", text=f"query {i}") for i in range(7)])
-    more = np.random.default_rng(2).normal(size=(7, FULL - DIM))
-    rows = np.append(QUERIES, more, axis=1).astype(np.float32)
+    more = np.random.default_rng(2).normal(size=(1, FULL - DIM))
+    rows = np.append(QUERIES[:1], more, axis=1).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    known = embeddings.know([Item("q", text="a red ball")])
     embeddings.write(folder, contract, known, {}, [rows])
 
 
@@ -281,7 +282,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def test_every_page_does_what_it_says(target, desk, capsys):
-    """Its command, then its code, which prints what is nearest to the first query."""
+    """Its command, then its code, which prints what is nearest to the query."""
     (command,) = blocks(target, "")
     words = shlex.split(command.replace("\\\n", " "))
     assert words[0] == "python"
@@ -295,6 +296,8 @@ def test_every_page_does_what_it_says(target, desk, capsys):
         rf"runs/{target}: \d\d vectors of 24 for {target}\n", done.stdout
     )
 
+    page = (ROOT / "docs" / "export" / f"{target}.md").read_text(encoding="utf-8")
+    assert f'"{INSTRUCTIONS[1]}"' in page
     code = blocks(target, "python")
     index = open_index(desk / "runs" / "index")
     items = index.items.select(["row", "kind", "file", "start", "end"]).to_pylist()
