@@ -8,6 +8,7 @@ import os
 import re
 import webbrowser
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,7 +19,8 @@ from PIL import Image
 from gve_jax.contract import Contract
 from gve_jax.embed.embedder import EmbedResult, EmbedStats
 from gve_jax.index import search_verb
-from gve_jax.index.filters import parse_filter
+from gve_jax.index.corpus import Vectors
+from gve_jax.index.filters import EVERYTHING, parse_filter
 from gve_jax.index.page import clock
 from gve_jax.index.searching import Request, Searcher, make_query
 from gve_jax.index.store import DTYPES, Entry, File, writer
@@ -160,6 +162,34 @@ def test_a_filter_comes_before_the_best(built, kept_bytes):
         [hits] = searcher.search([query], 4, parse_filter(text))
         same(hits, by_hand(searcher.opened.index, vector, 4, passes))
     assert not hits
+
+
+def test_quotes_tell_filters_apart(built):
+    """Filters are kept by their text: one term with a blank is not two terms."""
+    searcher = Searcher(built, Embedder())
+    query = make_query(text="a query")
+    one, two = 'path~"media kind=image"', "path~media kind=image"
+    assert [
+        len(searcher.search([query], 9, parse_filter(f))[0]) for f in (one, two)
+    ] == [
+        0,
+        6,
+    ]
+
+
+def test_corpora_make_room_for_each_other(built):
+    """Vectors of 24 files are 144 rows, filled up to 256; of images 128."""
+    searcher = Searcher(built, Embedder(), kept_bytes=4 * DIM * (256 + 128))
+    opened = searcher.opened
+
+    def placed(text: str) -> bool:
+        return isinstance(opened.corpus(parse_filter(text)).vectors, jax.Array)
+
+    assert placed("") and placed("kind=image") and placed("kind=video")
+    assert list(opened._corpora) == ["kind=image", "kind=video"]
+    assert placed("") and list(opened._corpora) == ["kind=video", ""]
+    tight = Searcher(built, Embedder(), kept_bytes=4 * DIM * 128).opened
+    assert isinstance(tight.corpus(EVERYTHING).vectors, Vectors)
 
 
 def test_one_video_of_many_windows_hides_no_other(tmp_path):

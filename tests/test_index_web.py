@@ -135,7 +135,7 @@ def searcher(folder):
 
 @pytest.fixture(scope="module")
 def client(searcher):
-    return TestClient(web.make_app(searcher, UPLOAD, ["films.lan"]), LOCAL)
+    return TestClient(web.make_app(searcher, UPLOAD, ["Films.lan"]), LOCAL)
 
 
 def results(response) -> list[dict]:

@@ -59,10 +59,6 @@ class Corpus(NamedTuple):
     groups: int  # that these are of
     vectors: Vectors | jax.Array  # of these rows
 
-    @property
-    def placed_bytes(self) -> int:
-        return getattr(self.vectors, "nbytes", 0)
-
 
 class Copies(NamedTuple):
     """The files of a group. `missing`: deleted, or changed since it was indexed."""
@@ -75,10 +71,9 @@ class Copies(NamedTuple):
 class Opened:
     """An index and the corpora of the last filters. Thread-safe."""
 
-    def __init__(self, index: Index, kept_bytes: int | None):
-        """`kept_bytes`: of vectors that stay on devices; None: half of what is free."""
-        self.index = index
-        self._kept_bytes = _free_bytes() // 2 if kept_bytes is None else kept_bytes
+    def __init__(self, index: Index, kept_bytes: int):
+        """`kept_bytes`: of vectors, float32, that may stay on the devices."""
+        self.index, self._kept_bytes = index, kept_bytes
         self._lock = threading.Lock()
         self._corpora: collections.OrderedDict[str, Corpus] = collections.OrderedDict()
         items = index.items
@@ -105,10 +100,9 @@ class Opened:
             self._corpora[filter.text] = found
             return found
 
-    def items_of(self, group: int, passes: np.ndarray) -> np.ndarray:
-        """int64 [n]: the items of a group that pass, in the order of the index."""
-        found = self._order[self._edges[group] : self._edges[group + 1]]
-        return found[passes[found]]
+    def items_of(self, group: int) -> np.ndarray:
+        """int64 [n]: the items of a group, in the order of the index."""
+        return self._order[self._edges[group] : self._edges[group + 1]]
 
     def copies(self, items: np.ndarray) -> Copies:
         """The files of a group's items."""
@@ -130,8 +124,7 @@ class Opened:
         found = _ID.fullmatch(id)
         row = int(found[1]) if found else -1
         if 0 <= row < len(self.group_of) and self.group_of[row] >= 0:
-            every = np.ones(len(self.rows), bool)
-            items = self.items_of(self.group_of[row], every)
+            items = self.items_of(self.group_of[row])
             items = items[self.rows[items] == row]
             if self.item(items[0])["hash"].startswith(found[2]):
                 return items
@@ -142,8 +135,11 @@ class Opened:
         rows = np.unique(self.rows[passes])
         vectors = Vectors(self.index, rows)
         size = 4 * vectors.shape[0] * vectors.shape[1]
-        placed = sum(c.placed_bytes for c in self._corpora.values())
-        if placed + size <= self._kept_bytes:
+        if size <= self._kept_bytes:
+            while size + sum(map(_placed_bytes, self._corpora.values())) > (
+                self._kept_bytes
+            ):
+                self._corpora.popitem(last=False)
             vectors = place(vectors)
         return Corpus(passes, rows, len(np.unique(self.group_of[rows])), vectors)
 
@@ -159,6 +155,10 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int32), *(c.indices for c in chunks)])
 
 
+def _placed_bytes(corpus: Corpus) -> int:
+    return getattr(corpus.vectors, "nbytes", 0)
+
+
 def _is_there(item: dict) -> bool:
     try:
         found = os.stat(local_path(item["file"]))
@@ -167,8 +167,8 @@ def _is_there(item: dict) -> bool:
     return (found.st_size, found.st_mtime_ns) == (item["size"], item["mtime_ns"])
 
 
-def _free_bytes() -> int:
-    """Of this process's devices together; the memory of the machine on a CPU."""
+def device_bytes() -> int:
+    """Free on this process's devices together; the memory of the machine on a CPU."""
     if jax.default_backend() == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     stats = [device.memory_stats() or {} for device in jax.local_devices()]

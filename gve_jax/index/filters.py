@@ -1,14 +1,14 @@
-"""Which items of an index may answer: a small language over their columns.
+"""Which files and windows may answer: a small language.
 
 Terms stand between blanks and must all hold; quotes hold blanks together:
 
-  path~holiday        the path contains it, in any case of letters
-  path~2024/*.mov     with * or ?: a glob of the path's end, from a folder's border on
-  path!~backup        the path does not
-  duration>30         seconds of the file; also 90s, 5m, 1.5h; = != < <= > >=
-  date>=2024-03       last change of the file, UTC: year, month, day or minute
-                      (2024-03-31T18:30), each of which is all the time it names
-  kind=window         window, video (a whole one) or image; several with commas
+  path~holiday    the path contains it, in any case of letters
+  path~day/*.mov  with * or ?: the path ends so, from a folder's name on
+  path!~backup    it does not
+  duration>30     seconds of the file; also 90s, 5m, 1.5h; = != < <= > >=
+  date>=2024-03   last change of the file, UTC: a year, month, day or minute
+                  (2024-03-31T18:30), which means all of it
+  kind=window     window, video (a whole one), image; several with commas
 """
 
 import datetime
@@ -63,7 +63,7 @@ def parse_filter(text: str) -> Filter:
         terms = shlex.split(text)
     except ValueError:
         raise UserError(f"filter {text!r}: a quote is not closed") from None
-    return Filter(" ".join(terms), tuple(map(_term, terms)))
+    return Filter(text.strip(), tuple(map(_term, terms)))
 
 
 def _term(text: str) -> _Holds:

@@ -44,7 +44,7 @@ class Guard:
           body_bytes: of a request, at most.
           body_seconds: in which a body must have come.
         """
-        self._app, self._names = app, {"localhost", *names}
+        self._app, self._names = app, {"localhost", *map(str.lower, names)}
         self._body_bytes, self._body_seconds = body_bytes, body_seconds
 
     async def __call__(self, scope, receive, send) -> None:

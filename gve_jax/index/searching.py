@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gve_jax.embed import Embedder
-from gve_jax.index.corpus import Corpus, Opened, item_id
+from gve_jax.index.corpus import Corpus, Opened, device_bytes, item_id
 from gve_jax.index.filters import EVERYTHING, Filter
 from gve_jax.index.store import open_index, shorten
 from gve_jax.retrieval import top_k
@@ -119,7 +119,8 @@ class Searcher:
         Raises:
           UserError: no index there, or made under another contract.
         """
-        self._path, self._embedder, self._kept_bytes = path, embedder, kept_bytes
+        self._path, self._embedder = path, embedder
+        self._kept_bytes = device_bytes() // 2 if kept_bytes is None else kept_bytes
         self._lock = threading.Lock()
         self._opened = self._open()
 
@@ -260,7 +261,8 @@ def _hit(
     row: int,
     spans: int,
 ) -> Hit:
-    items = opened.items_of(opened.group_of[row], corpus.passes)
+    items = opened.items_of(opened.group_of[row])
+    items = items[corpus.passes[items]]
     copies = opened.copies(items)
     file, digest, duration = (copies.item[k] for k in ("file", "hash", "duration"))
     number = items[opened.rows[items] == row][0]

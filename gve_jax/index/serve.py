@@ -3,6 +3,7 @@
 python -m gve_jax.index serve --index=runs/index --checkpoint=runs/quickstart/train
 """
 
+import contextlib
 import ipaddress
 import socket
 
@@ -63,7 +64,8 @@ def main(argv: list[str]) -> None:
         ws="none",
         server_header=False,
     )
-    uvicorn.Server(settings).run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(settings).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -117,7 +117,9 @@ def make_app(
     async def busy(_: Request, error: Busy) -> Response:
         return JSONResponse({"detail": "too many searches at once: try again"}, 503)
 
-    async def found(query: Item | None, like: str, k: int, spans: int, filter: str):
+    async def found(
+        query: Item | None, like: str, k: int, spans: int, filter: str
+    ) -> Found:
         wanted = Wanted(query, like or None, k, spans, parse_filter(filter))
         media = query is not None and (query.image or query.video)
         begun = time.perf_counter()
