@@ -20,15 +20,12 @@ class Verb(NamedTuple):
     module: str  # those outside gve_jax lie in a checkout; empty: of this file
     example: str  # what follows `gve VERB`
     before: tuple[str, ...] = ()
-
-    @property
-    def flags(self) -> str:
-        """The module that defines its flags."""
-        return ".".join((self.module, *self.before))
+    flags: str = ""  # the module that defines them, where it is another
 
 
-def _index(verb: str, what: str, example: str) -> Verb:
-    return Verb(what, "gve_jax.index", example, (verb,))
+def _index(verb: str, what: str, example: str, module: str = "") -> Verb:
+    flags = f"gve_jax.index.{module or verb}"
+    return Verb(what, "gve_jax.index", example, (verb,), flags)
 
 
 GROUPS: dict[str, dict[str, Verb]] = {
@@ -37,6 +34,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "search",
             "search an index by text, image or clip",
             '"a red ball rolls away" --index=INDEX --checkpoint=CHECKPOINT',
+            "search_verb",
         ),
         "serve": _index(
             "serve",
@@ -52,6 +50,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "add",
             "add folders or files",
             "DIR --checkpoint=CHECKPOINT --index=INDEX",
+            "build",
         ),
         "index remove": _index(
             "remove", "remove files, folders or what is gone", "DIR --index=INDEX"
@@ -68,6 +67,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "embed": Verb(
             "embed an items file to NumPy",
             "gve_jax.embed",
+            "--checkpoint=CHECKPOINT --input=items.jsonl --output=FOLDER",
+        ),
+        "bulk": Verb(
+            "the same on a cluster, as a Beam job",
+            "data_synthesis.bulk",
             "--checkpoint=CHECKPOINT --input=items.jsonl --output=FOLDER",
         ),
     },
@@ -104,10 +108,23 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "eval",
             "--config=configs/uvrb_mini.py --checkpoint=CHECKPOINT --output=FOLDER",
         ),
-        "prepare": Verb(
-            "check, build or begin a dataset of the benchmark",
+        "prepare check": Verb(
+            "read a benchmark's folder, say what is missing or broken",
             "eval.prepare",
-            "check --root=UVRB",
+            "--root=UVRB",
+            ("check",),
+        ),
+        "prepare build": Verb(
+            "make datasets of the benchmark of their sources' releases",
+            "eval.prepare",
+            "--source=carebench --input=CaReBench --output=UVRB",
+            ("build",),
+        ),
+        "prepare template": Verb(
+            "begin a dataset of one's own",
+            "eval.prepare",
+            "--output=UVRB/MySet",
+            ("template",),
         ),
         "report": Verb(
             "make an evaluation's pages anew, or compare several",
@@ -210,7 +227,7 @@ def _overview() -> str:
 def _lines(verbs: dict[str, Verb]) -> str:
     """Two of each verb: what it does, and an example."""
     return "\n".join(
-        f"  {name:14} {verb.what}\n  {'':14} $ gve {name} {verb.example}"
+        f"  {name:16} {verb.what}\n      $ gve {name} {verb.example}"
         for name, verb in verbs.items()
     )
 
@@ -218,7 +235,7 @@ def _lines(verbs: dict[str, Verb]) -> str:
 def _completion(words: list[str]) -> None:
     if len(words) != 1 or words[0] not in SHELLS:
         _stop(f"gve completion: name one shell of {', '.join(SHELLS)}", 2)
-    verbs = {name: (verb.what, verb.flags) for name, verb in VERBS.items()}
+    verbs = {name: (v.what, v.flags or v.module) for name, v in VERBS.items()}
     del verbs["completion"]
     verbs |= {f"completion {shell}": ("", "") for shell in SHELLS}
     print(script(words[0], verbs), end="")
@@ -272,7 +289,8 @@ def _flags(required: Sequence[str]) -> str:
     own = [
         flag
         for module, some in flags.FLAGS.flags_by_module_dict().items()
-        if module == sys.argv[0] or module.split(".")[0] in PACKAGES
+        # Those of the module that is run are under the path of its file.
+        if module.endswith(".py") or module.split(".")[0] in PACKAGES
         for flag in some
     ]
     columns = min(shutil.get_terminal_size().columns, 100)
@@ -284,9 +302,10 @@ def _flags(required: Sequence[str]) -> str:
         if flag.name in required:
             text = f"Needed. {text}"
         name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}="
-        wrapped = textwrap.wrap(text, columns - 22)
-        lines.append(f"  {name:18}  {wrapped[0]}")
-        lines += [f"  {'':18}  {line}" for line in wrapped[1:]]
+        for line in text.strip().splitlines():
+            for part in textwrap.wrap(line, columns - 22) or [""]:
+                lines.append(f"  {name:18}  {part}".rstrip())
+                name = ""
     if any(flag.name == "config" for flag in own):
         lines += [
             "",

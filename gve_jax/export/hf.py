@@ -6,6 +6,7 @@ import pathlib
 
 from gve_jax.disk import write_json
 from gve_jax.export.adapter import adapter_config, write_adapter_tensors
+from gve_jax.export.card import model_card
 from gve_jax.export.processors import processor_files
 from gve_jax.export.sentence_transformers import sentence_transformers_files
 from gve_jax.export.template import chat_template
@@ -20,7 +21,8 @@ def export_hf(found: Restored, folder: str | os.PathLike, lora: str = "merge") -
     With it come the tokenizer, the chat template (`chat_template`: messages to the
     prompt of the contract, pooled token included), the processors (`processor_files`,
     and `differences` from the contract), what sentence-transformers needs
-    (`sentence_transformers_files`), and contract.json, which this package reads back.
+    (`sentence_transformers_files`), contract.json, which this package reads back, and
+    README.md, a model card to be completed (`model_card`).
     An embedding is the last hidden state of `AutoModel` at the last token, normalised.
     AutoProcessor needs torchvision, for videos; without it there are AutoTokenizer and
     AutoImageProcessor.
@@ -51,6 +53,8 @@ def export_hf(found: Restored, folder: str | os.PathLike, lora: str = "merge") -
     _write_tokenizer(found, folder)
     template = chat_template(found.contract)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    card = model_card(found, folder, lora)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     # Which vectors these are: read back with the weights, by this package.
     found.contract.save(folder / "contract.json")
     for name, values in {
