@@ -117,9 +117,10 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 
 
 def read_items(path: pathlib.Path) -> pa.Table:
-    # A file, not its path, in which pyarrow would look for columns.
+    # A file, not its path, in which pyarrow would look for columns. No threads: where a
+    # program ends right after they began, they have been seen to abort it.
     with open(path, "rb") as f:
-        return pq.read_table(f)
+        return pq.read_table(f, use_threads=False, pre_buffer=False)
 
 
 def map_rows(f, commit: dict) -> np.ndarray:

@@ -103,10 +103,10 @@ class Update:
         self._done = {(file.path, file.hash) for file in done}
         self._by_hash = {file.hash: file.path for file in done}
         stamps = {(file.path, file.size, file.mtime_ns) for file in done}
-        # Windows of unfinished files.
+        # Windows of unfinished files; a finished one may once have had the same name.
         self._parts: dict[File, set] = collections.defaultdict(set)
-        rest = items.filter(pc.invert(pc.is_in(items["file"], whole["file"])))
-        for row in rest.to_pylist():
+        unfinished = pc.invert(pc.is_in(_version(items), value_set=_version(whole)))
+        for row in items.filter(unfinished).to_pylist():
             self._parts[_file(row)].add((row["start"], row["end"]))
         self._known = {path for path, _ in self._done} | {f.path for f in self._parts}
         # Path -> (size, time of change, hash if it was asked for), of media that are
@@ -130,8 +130,10 @@ class Update:
         )
         self._start = self._committed = time.monotonic()
         self._took = 0.0  # seconds of the last commit
-        total = sum(file.size for file, _ in self._todo) >> 20
-        self._line = ProgressLine("index", total, "MB")
+        total = sum(file.size for file, _ in self._todo)
+        # By bytes: how long the videos are is known once each is opened.
+        self._unit, name = (1 << 20, "MB") if total >> 27 else (1 << 10, "kB")
+        self._line = ProgressLine("index", total // self._unit, name)
         with _Stop() as self._stop:
             if self._todo:
                 with (
@@ -392,7 +394,7 @@ class Update:
         """So many bytes are done with."""
         with self._lock:
             self._bytes += size
-            whole = int(self._bytes) >> 20
+            whole = int(self._bytes / self._unit)
             n = self._counts
             self._line.note = (
                 f"{n['videos']} videos, {n['images']} images, {n['windows']} windows, "
@@ -431,6 +433,11 @@ _FIELDS = ("file", "size", "mtime_ns", "hash")
 def _file(row: dict) -> File:
     """Without its root: to compare."""
     return File(row["file"], "", row["size"], row["mtime_ns"], row["hash"])
+
+
+def _version(items: pa.Table) -> pa.ChunkedArray:
+    """Path and hash of each item."""
+    return pc.binary_join_element_wise(items["hash"], items["file"], "/")
 
 
 def _suffix(path: str) -> str:

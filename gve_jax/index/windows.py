@@ -64,9 +64,10 @@ def windows_of(
     window, stride, _ = rule
     if duration <= window:
         return []
-    count = int(np.ceil((duration - window) / stride))
+    # Rounding makes neither a window more nor a gap.
+    count = int(np.ceil((duration - window) / stride - 1e-6))
     starts = np.append(np.arange(count) * stride, duration - window)
-    ends = np.append(starts[:-1] + window, duration)
+    ends = np.append(np.maximum(starts[:-1] + window, starts[1:]), duration)
     if len(cuts):
         cuts = np.sort(cuts)
         most = min(window / 4, stride / 2)
