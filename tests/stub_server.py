@@ -21,13 +21,16 @@ class Server:
         self.headers: list[dict] = []
         self.lock, self.ended = threading.Lock(), threading.Event()
 
-    def step(self):
+    def step(self, body: dict):
         with self.lock:
             return self.script.pop(0) if self.script else OK
 
     def content(self, body: dict) -> bytes:
-        message = {"role": "assistant", "content": self.answer(body)} | self.message
-        choice = {"index": 0, "message": message, "finish_reason": self.finish}
+        return self.completion(self.answer(body), self.finish)
+
+    def completion(self, text: str, finish: str) -> bytes:
+        message = {"role": "assistant", "content": text} | self.message
+        choice = {"index": 0, "message": message, "finish_reason": finish}
         usage = {"prompt_tokens": 7, "completion_tokens": 3}
         return json.dumps({"choices": [choice], "usage": usage}).encode()
 
@@ -50,7 +53,7 @@ def serving(server: Server) -> Iterator[str]:
             with server.lock:
                 server.bodies.append(body)
                 server.headers.append(dict(self.headers))
-            step = server.step()
+            step = server.step(body)
             if isinstance(step, tuple):
                 return self.reply(*step)
             content = server.content(body)
