@@ -374,10 +374,7 @@ def index(path: str, contract: "Contract | None") -> Iterator[Line]:
         yield Line(WARN, "index", text, "gve index remove --missing")
     failed = read_rows(pathlib.Path(path) / "failures.jsonl")
     if failed:
-        first = failed[0]
-        text = (
-            f"{len(failed)} files could not be read, {first['file']}: {first['error']}"
-        )
+        text = f"{len(failed)} could not be read, the first: {failed[0]['error']}"
         yield Line(WARN, "index", text, f"see {path}/failures.jsonl")
     if contract is not None:
         contract.require_equal(found.contract, "--checkpoint", path)

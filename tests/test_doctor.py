@@ -164,7 +164,7 @@ def write_index(path, contract, files):
     ]
     with store.writer(path, contract, contract.dim) as index:
         index.append(vectors, entries)
-        index.failures = [store.Failure("broken.mp4", "no video", False)]
+        index.failures = [store.Failure("broken.mp4", "broken.mp4: no video", False)]
         index.commit()
     return path
 
