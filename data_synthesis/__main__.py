@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from data_synthesis import outputs, pipelines, retry, shards
+from data_synthesis.captioners import choice
 from data_synthesis.report.write import write_report
 from data_synthesis.run import Run, open_run
 from gve_jax.main import run as run_command
@@ -25,8 +26,8 @@ from gve_jax.types import UserError
 
 # In this order; a stage is a module of `data_synthesis.stages`.
 STAGES = (
-    "ingest", "benchmark", "qc", "links", "groups", "embed", "decide",
-    "assets", "caption", "score_captions", "select",
+    "ingest", "benchmark", "qc", "links", "texts", "groups", "embed", "nearest",
+    "decide", "assets", "caption", "score_captions", "select",
     "candidates", "compose", "extend", "probes", "mine", "corpus", "examples",
 )  # fmt: skip
 
@@ -95,6 +96,7 @@ def _command() -> str:
 def _stage(run: Run, name: str, options) -> None:
     module = importlib.import_module(f"data_synthesis.stages.{name}")
     made = pipelines.run(module.work(run), options)
+    choice.close()  # a model that the next stages need no memory for
     counts = shards.stage_counts(run.layout, name)
     line = f"{name:10} in {counts.entered}, kept {counts.kept}"
     if counts.dropped or counts.errors:

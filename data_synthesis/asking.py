@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from data_synthesis import draws, prompts, validation
+from data_synthesis import draws, prompts, shards, validation
 from data_synthesis.captioners import choice
 from data_synthesis.captioners.base import Captioner, Outcome, Request, Response
 from data_synthesis.captioners.cache import Cached
-from data_synthesis.record import Failure
+from data_synthesis.record import Failure, Generation
 from data_synthesis.run import Run
 from data_synthesis.validation import Fault
 from gve_jax import disk
@@ -81,10 +81,33 @@ def ask(
 
 
 class Session(NamedTuple):
-    """A captioner, open for the requests of one shard; `captioner` is its id."""
+    """A captioner, open for the requests of one shard.
 
-    captioner: str
+    `made` is how an answer to a request came about, for the records.
+    """
+
     ask: Callable[[Sequence[Task]], list[Answered]]
+    made: Callable[[Request, Answered], Generation]
+
+
+def made_by(run: Run, captioner: Captioner, request: Request, found: Answered):
+    """The `Generation` of an answer."""
+    prompt = prompts.load(request.kind)
+    sampling = {"max_tokens": request.max_tokens, "temperature": request.temperature}
+    return Generation(
+        captioner_id=captioner.id,
+        prompt_id=prompt.id,
+        prompt_sha256=prompt.sha256,
+        schema_sha256=shards.config_sha256(request.schema),
+        sampling=json.dumps(sampling),
+        seed=run.config.seed,
+        attempts=found.asked,
+        tokens_in=found.tokens_in,
+        tokens_out=found.tokens_out,
+        repaired=found.repaired,
+        backend=run.config.caption.captioner,
+        fingerprint=captioner.fingerprint,
+    )
 
 
 @contextlib.contextmanager
@@ -100,7 +123,6 @@ def session(run: Run, stage: str, shard: int) -> Iterator[Session]:
         cached = Cached(captioner, run.layout.root / name)
         with contextlib.closing(cached):
             yield Session(
-                captioner.id,
                 functools.partial(
                     ask,
                     cached,
@@ -109,6 +131,7 @@ def session(run: Run, stage: str, shard: int) -> Iterator[Session]:
                     repair=settings.repair_json,
                     raw=name,
                 ),
+                functools.partial(made_by, run, captioner),
             )
     path = run.layout.timing(f"requests.{stage}", shard)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import av
 import cv2
@@ -30,6 +31,14 @@ _REPAIRABLE = ("truncated", "corrupt", "unreadable", "no_frames")
 _CRF = 20
 
 
+class Mended(NamedTuple):
+    """A repaired copy; `how` is "remuxed" or "encoded", `frames` decoded before it."""
+
+    media: Media
+    how: str
+    frames: int
+
+
 def look(root: pathlib.Path, limits, min_shot: float, item: Item) -> tuple | str:
     """A video as it is, or else mended.
 
@@ -41,18 +50,19 @@ def look(root: pathlib.Path, limits, min_shot: float, item: Item) -> tuple | str
       limits: `config.media`.
 
     Returns:
-      (Inspection, the repaired file or None, how it was repaired) or "CODE: reason".
+      (Inspection, `Mended` or None if it had not to be) or "CODE: reason".
     """
     caps = video.media_limits(limits)
     try:
-        return video.inspect(item.video, caps, min_shot), None, ""
+        return video.inspect(item.video, caps, min_shot), None
     except MediaError as e:
         if not limits.repair or e.code not in _REPAIRABLE:
             return f"{e.code}: {e.message}"
         fault = e
     try:
-        mended, how = repair(item.video, root, item.id, caps)
-        return video.inspect(str(root / mended.path), caps, min_shot), mended, how
+        mended = repair(item.video, root, item.id, caps)
+        path = str(root / mended.media.path)
+        return video.inspect(path, caps, min_shot), mended
     except MediaError as e:
         return f"{fault.code}: {fault.message}; not repaired: {e.message}"
 
@@ -164,10 +174,8 @@ def take_stills(
     return stills
 
 
-def repair(
-    path: str, root: pathlib.Path, key: str, limits: Limits
-) -> tuple[Media, str]:
-    """A copy that decodes, and how it was made: "remuxed" or "encoded".
+def repair(path: str, root: pathlib.Path, key: str, limits: Limits) -> Mended:
+    """A copy that decodes.
 
     First the packets are copied into a new file, with new timestamps where they lack;
     then, if that does not decode either, what decodes is encoded anew.
@@ -191,7 +199,8 @@ def repair(
             part.unlink(missing_ok=True)
             continue
         if len(times) >= before:
-            return _placed(part, root, "video", ".mp4", 0.0, times[-1]), how
+            copy = _placed(part, root, "video", ".mp4", 0.0, times[-1])
+            return Mended(copy, how, before)
         part.unlink()
     raise MediaError(path, "unrepaired", "neither copying nor encoding it helps")
 

@@ -71,6 +71,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.duplicates = ConfigDict(
         dict(
             max_distance=8.0,  # mean Hamming distance of perceptual hashes, of 64 bits
+            # Cosine of two videos from which on one repeats the other. What it means
+            # depends on the embedder: see the report's histogram. 2: drops nothing.
+            min_cosine=0.99,
             # Folder of a prepared benchmark: a video of it among the raw ones ends the
             # run, unless waived; then it is dropped.
             benchmark="",
@@ -87,7 +90,7 @@ def default_config() -> ml_collections.ConfigDict:
             pairs=2000,  # of the calibration
             percentile=99.0,  # of shuffled pairs' scores: the threshold
             min_auroc=0.9,  # below it the scores are kept, but nothing is dropped
-            tau=-2.0,  # a threshold of one's own; -2: calibrated
+            tau=-2.0,  # a threshold of one's own, whatever the AUROC; -2: calibrated
         )
     )
 
@@ -129,7 +132,7 @@ def default_config() -> ml_collections.ConfigDict:
             ),
             scale=0.0,  # 0: as many as the videos give, in the table's proportions
             spare=2.0,  # of a quota: composed queries written, as some are dropped
-            neighbours=5,  # videos in similar words that a reference is drawn from
+            neighbours=5,  # media that share phrases, of which a reference is drawn
             pool=100,  # distractors of the test that a composed query needs both parts
             splits=dict(train=0.98, validation=0.02),  # by source and duplicates
         )

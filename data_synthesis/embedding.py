@@ -1,12 +1,35 @@
 """An embedder in a process of its own: this package does not import jax."""
 
+import hashlib
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from data_synthesis import shards
 from data_synthesis.aside import Aside
 from gve_jax.types import Item, UserError
+
+
+def fingerprint(checkpoint: str) -> str:
+    """What says that an embedder is another one, without loading it; "" for none.
+
+    Of a folder of ours its contract, which has a hash of the weights, and its steps; of
+    another folder its JSON files, and names and sizes of its weights; of a hub id the
+    id itself.
+    """
+    folder = pathlib.Path(checkpoint)
+    if not checkpoint or not folder.is_dir():
+        return checkpoint
+    texts = [folder / "contract.json"]
+    if not texts[0].exists():
+        texts = sorted(folder.glob("*.json"))
+    parts = [f"{path.name} {shards.file_sha256(path)}" for path in texts]
+    parts += sorted(f"step {path.name}" for path in folder.glob("checkpoints/*"))
+    for path in sorted(folder.glob("*.safetensors")):
+        parts.append(f"{path.name} {path.stat().st_size}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 class Embedded(NamedTuple):

@@ -6,7 +6,7 @@ distance over the frames is small; mirrored copies are looked for by the hash of
 mirrored frames.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -42,10 +42,14 @@ def pack(hashes: tuple[str, ...]) -> bytes:
     return bytes.fromhex("".join(hashes))
 
 
-def distance(one: bytes, two: bytes) -> float:
-    """Mean number of differing bits of a frame, 0 to 64, of packed hashes."""
-    bits = int.from_bytes(one) ^ int.from_bytes(two)
-    return bits.bit_count() / FRAMES
+def table(packed: Sequence[bytes]) -> np.ndarray:
+    """uint64 [n, 8] of packed hashes."""
+    return np.frombuffer(b"".join(packed), np.uint64).reshape(len(packed), FRAMES)
+
+
+def distances(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Mean number of differing bits of a frame, 0 to 64: [n], of [8] and [n, 8]."""
+    return np.bitwise_count(others ^ one).mean(-1)
 
 
 def bands(hashes: tuple[str, ...]) -> Iterator[str]:

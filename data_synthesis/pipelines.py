@@ -31,12 +31,14 @@ _DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
 class Work(NamedTuple):
     """A stage to be run over shards; all of it must pickle.
 
-    `run(layout, key, shard)` writes one shard. `keys[i]` is that of shard i.
+    `run(layout, key, shard)` writes one shard. `keys[i]` is that of shard i. `beside`
+    are tables that it writes as well, under the same keys.
     """
 
     layout: Layout
     keys: tuple[Key, ...]
     run: Callable[[Layout, Key, int], None]
+    beside: tuple[str, ...] = ()
 
 
 class Grouped(NamedTuple):
@@ -53,6 +55,7 @@ class Grouped(NamedTuple):
     expand: Callable[[object], Iterator[tuple[object, object]]]
     reduce: Callable[[object, Iterator], Iterator[tuple[int, object]]] | None
     run: Callable[[Layout, Key, int, list], None]
+    beside: tuple[str, ...] = ()
 
 
 def beam_options(arguments: Sequence[str], processes: int = 1) -> PipelineOptions:
@@ -116,7 +119,7 @@ def run(work: Work | Grouped, options: PipelineOptions) -> int:
       UserError: a shard failed, saying why, or is missing after the run.
     """
     layout, stage = work.layout, work.keys[0].stage
-    todo = [s for s, key in enumerate(work.keys) if not done(layout, key, s)]
+    todo = missing(work)
     if not todo:
         return 0
     if isinstance(work, Grouped):
@@ -124,7 +127,7 @@ def run(work: Work | Grouped, options: PipelineOptions) -> int:
         for shard in todo:  # all are made anew: what is seen to be there is new
             layout.manifest(stage, shard).unlink(missing_ok=True)
     log = layout.root / "logs" / f"{stage}.log"
-    with _apart(log), _progress(layout, stage, len(todo)):
+    with _apart(log), _progress(layout, stage, todo):
         # Beam says every start and stop.
         logging.getLogger("apache_beam").setLevel(logging.ERROR)
         try:
@@ -143,15 +146,26 @@ def run(work: Work | Grouped, options: PipelineOptions) -> int:
         except Exception as e:
             # Runners wrap what a function raised in types and texts of their own.
             raise UserError(f"stage {stage}: {_last_line(e)} (more in {log})") from e
-    missing = [s for s, key in enumerate(work.keys) if not done(layout, key, s)]
-    if missing:
+    if lost := missing(work):
         raise UserError(
             f"stage {stage}: the runner ended without an error, but "
-            f"{len(missing)} of {layout.shards} shards are not there (first: "
-            f"{layout.table(stage, missing[0])}); run the same command again, or with "
+            f"{len(lost)} of {layout.shards} shards are not there (first: "
+            f"{layout.table(stage, lost[0])}); run the same command again, or with "
             "another --runner"
         )
     return len(todo)
+
+
+def missing(work: Work | Grouped) -> list[int]:
+    """The shards that are not there, or not as their keys say."""
+    return [
+        shard
+        for shard, key in enumerate(work.keys)
+        if not all(
+            done(work.layout, key._replace(stage=stage), shard)
+            for stage in (key.stage, *work.beside)
+        )
+    ]
 
 
 def _run_shard(shard: int, work: Work) -> int:
@@ -226,16 +240,25 @@ def _apart(path: pathlib.Path):
 
 
 @contextlib.contextmanager
-def _progress(layout: Layout, stage: str, total: int):
-    """Counts manifests as they appear: workers may be on other machines."""
+def _progress(layout: Layout, stage: str, todo: list[int]):
+    """Counts manifests as they are renewed: workers may be on other machines."""
     folder = layout.root / stage
     folder.mkdir(parents=True, exist_ok=True)
 
-    def finished() -> int:
-        names = os.listdir(folder)
-        return sum(n[:5].isdigit() and n.endswith(".json") for n in names)
+    def written(name: str) -> int | None:
+        with contextlib.suppress(FileNotFoundError):  # one is being replaced
+            return (folder / name).stat().st_mtime_ns
+        return None
 
-    stop, first = threading.Event(), layout.shards - total
+    names = [layout.manifest(stage, shard).name for shard in todo]
+    old = {name: written(name) for name in names}
+    old = {name: time for name, time in old.items() if time}
+
+    def finished() -> int:
+        names = [n for n in os.listdir(folder) if n[:5].isdigit() and n[5:] == ".json"]
+        return sum(n not in old or written(n) not in (None, old[n]) for n in names)
+
+    stop, first = threading.Event(), layout.shards - len(todo)
     with ProgressLine(stage, layout.shards, "shards", done=first) as line:
 
         def watch() -> None:

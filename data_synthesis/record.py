@@ -119,7 +119,11 @@ class Caption:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """How a text was generated."""
+    """How a text was generated.
+
+    `backend` is the kind of captioner; `fingerprint` of what answered: a hash of its
+    weights, or the address and name of a served model.
+    """
 
     captioner_id: str
     prompt_id: str
@@ -131,6 +135,8 @@ class Generation:
     tokens_in: int = 0
     tokens_out: int = 0
     repaired: bool = False
+    backend: str = ""
+    fingerprint: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

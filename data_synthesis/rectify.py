@@ -126,10 +126,7 @@ def rectify(raw: str, limits: ConfigDict) -> Rectified:
     # What it looked like is judged before tags and addresses are gone.
     looked = _looks(unicodedata.normalize("NFC", html.unescape(raw)))
     words = words_of(text)
-    content = [
-        w for w in words
-        if (len(w) > 1 and w not in _STOP | _BOILERPLATE) or _NO_SPACES.match(w)
-    ]  # fmt: skip
+    content = [w for w in words if tells(w) and w not in _BOILERPLATE]
     reasons = []
     if len(content) < _CONTENT_WORDS:
         reasons += looked
@@ -199,6 +196,11 @@ def words_of(text: str) -> list[str]:
     for word in _WORD.findall(text.lower().replace("’", "'")):
         found += _NO_SPACES.findall(word) if _NO_SPACES.search(word) else [word]
     return found
+
+
+def tells(word: str) -> bool:
+    """Whether a word, of `words_of`, tells something of what is seen."""
+    return bool(_NO_SPACES.match(word)) or (len(word) > 1 and word not in _STOP)
 
 
 def normalised(text: str) -> str:

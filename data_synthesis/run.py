@@ -1,7 +1,6 @@
 """A run: its folder, its configuration, and how stages get their shards."""
 
 import functools
-import hashlib
 import json
 import pathlib
 import re
@@ -122,10 +121,9 @@ def _map(run: Run, source: str, process, layout: Layout, key: Key, shard: int) -
 
 def whole_stage_hash(run: Run, stage: str) -> str:
     """Of all shards of a finished stage."""
-    digest = hashlib.sha256()
-    for shard in range(run.layout.shards):
-        digest.update(shards.manifest(run.layout, stage, shard)["sha256"].encode())
-    return digest.hexdigest()
+    number = range(run.layout.shards)
+    found = (shards.manifest(run.layout, stage, shard)["sha256"] for shard in number)
+    return shards.whole_sha256(found)
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> Iterator[str]:

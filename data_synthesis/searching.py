@@ -10,6 +10,7 @@ from gve_jax.types import UserError
 
 # What a score in float32 may be off by: ten times what sums of thousands of terms are.
 _ERROR = 1e-5
+_BLOCK = 4096  # rows of a corpus that are looked at together
 
 
 class Search:
@@ -76,6 +77,40 @@ def exact(
         return exactly[order], order, len(rows)
     sure = int(np.sum(exactly > scores.min() + _ERROR))
     return exactly[order], order, sure
+
+
+def nearest_before(
+    places: np.ndarray, corpus: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of some rows of a corpus, for each the nearest of those that come before it.
+
+    Args:
+      places: int [n], the rows.
+      corpus: float32 [m, d].
+
+    Returns:
+      Scores float64 [n] and rows int [n], of equal scores the first; -inf and -1 for
+      the first row of all, which has none before it.
+    """
+    queries = np.ascontiguousarray(corpus[places])
+    best = np.full(len(places), -np.inf, np.float32)
+    maybe = []  # query, row and its score in float32, which is not sure
+    for start in range(0, int(max(places, default=0)), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(corpus)))
+        scores = queries @ corpus[rows].T
+        scores[rows >= places[:, None]] = -np.inf
+        best = np.maximum(best, scores.max(1))
+        who, where = np.nonzero(scores > best[:, None] - 2 * _ERROR)
+        maybe.append((who, rows[where], scores[who, where]))
+    found = np.full(len(places), -np.inf)
+    nearest = np.full(len(places), -1)
+    for who, rows, scores in maybe:  # in the order of the rows
+        close = scores > best[who] - 2 * _ERROR
+        for i, row in zip(who[close], rows[close], strict=True):
+            exactly = cosine(queries[i], corpus[row])
+            if exactly > found[i]:
+                found[i], nearest[i] = exactly, row
+    return found, nearest
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

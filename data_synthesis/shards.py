@@ -84,6 +84,14 @@ def file_sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def whole_sha256(hashes: Iterable[str]) -> str:
+    """Of a stage, from the hashes of its shards in order."""
+    digest = hashlib.sha256()
+    for found in hashes:
+        digest.update(found.encode())
+    return digest.hexdigest()
+
+
 def manifest(layout: Layout, stage: str, shard: int) -> dict:
     """The manifest of a finished shard. Raises UserError if there is none."""
     path = layout.manifest(stage, shard)
@@ -100,15 +108,20 @@ def input_hashes(layout: Layout, shard: int, stages: Iterable[str]) -> dict[str,
     return {s: manifest(layout, s, shard)["sha256"] for s in stages}
 
 
+def whole(layout: Layout, stage: str, shard: int) -> dict:
+    """The manifest of a shard that is there, made of whatever; {} without one."""
+    try:
+        found = json.loads(layout.manifest(stage, shard).read_text("utf-8"))
+        good = found["sha256"] == file_sha256(layout.table(stage, shard))
+    except (OSError, ValueError, KeyError):
+        return {}
+    return found if good else {}
+
+
 def done(layout: Layout, key: Key, shard: int) -> bool:
     """Whether the shard is there, whole, and what `key` would give."""
-    try:
-        found = json.loads(layout.manifest(key.stage, shard).read_text("utf-8"))
-        return found["key"] == json.loads(json.dumps(key._asdict())) and found[
-            "sha256"
-        ] == file_sha256(layout.table(key.stage, shard))
-    except (OSError, ValueError, KeyError):
-        return False
+    found = whole(layout, key.stage, shard)
+    return found.get("key") == json.loads(json.dumps(key._asdict()))
 
 
 def write_shard(

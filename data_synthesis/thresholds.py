@@ -32,3 +32,10 @@ def inconsistent(record: Record, calibration: dict) -> bool:
     """Whether its text and video match less than shuffled pairs do."""
     score = record.scores.get("match.video")
     return bool(calibration["filter"] and score and score.value < calibration["tau"])
+
+
+def repeats(record: Record, calibration: dict, config) -> bool:
+    """Whether a video before it, by id, shows nearly the same to the embedder."""
+    score = record.scores.get("match.nearest")
+    least = config.duplicates.min_cosine
+    return bool(calibration["filter"] and score and score.value >= least)

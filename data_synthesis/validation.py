@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jsonschema
 
-from data_synthesis.rectify import words_of
+from data_synthesis.rectify import language, words_of
 
 STYLES = ("1", "2", "3", "4", "5")
 # Words of each style, of a video and of a still.
@@ -27,6 +27,8 @@ SHORT, LONG = 20, 100
 _SAME = 0.7
 _REPEATS = 3  # of four words in a row
 _LENGTH = 4000  # characters
+# A language is told from so many words on, and believed from this confidence on.
+_LANGUAGE_WORDS, _LANGUAGE_CONFIDENCE = 5, 0.65
 
 
 def object_schema(keys: Sequence[str], longest: int = _LENGTH) -> dict:
@@ -173,7 +175,7 @@ def prose(style: str, text: str) -> list[Fault]:
     grams = Counter(zip(found, found[1:], found[2:], found[3:], strict=False))
     if max(grams.values(), default=0) > _REPEATS:
         faults.append(Fault("repetition", style, "the same four words again and again"))
-    if found and not _latin(text):
+    if found and not (_latin(text) and _english(style, text)):
         faults.append(Fault("language", style, "write English"))
     return faults
 
@@ -205,6 +207,14 @@ def fatal(faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
 def _latin(text: str) -> bool:
     letters = [c for c in text if c.isalpha()]
     return sum(c.isascii() for c in letters) >= 0.9 * max(len(letters), 1)
+
+
+def _english(style: str, text: str) -> bool:
+    """Not sure to be another language; of keywords nothing is sure."""
+    if style == "4" or len(words_of(text)) < _LANGUAGE_WORDS:
+        return True
+    found, confidence = language(text)
+    return found == "en" or confidence < _LANGUAGE_CONFIDENCE
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict:

@@ -5,13 +5,15 @@ captions say them. So it is known what matches what.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import pathlib
+import types
 
 import numpy as np
 
-from data_synthesis import asking, shards
+from data_synthesis import asking, pipelines, shards
 from data_synthesis.asking import Answered, Session
 from data_synthesis.captioners import choice
 from data_synthesis.config import default_config
@@ -89,7 +91,7 @@ def captions(i: int, frame: bool = False) -> tuple[Caption, ...]:
         "1": f"a {noun} {'in' if frame else verb + ' in'} the {place}",
         "2": f"{'' if frame else verb + ' '}all over that {place} some big {noun}",
         "3": f"mood of one {place} where nothing but this {noun} lives and {verb}",
-        "4": f"{noun}, {place}",
+        "4": f"small {noun}, {place} today",
         "5": f"only the {noun} {verb}",
     }
     return tuple(Caption(s, t, len(t.split())) for s, t in texts.items())
@@ -187,7 +189,9 @@ def patch(monkeypatch) -> None:
 
     @contextlib.contextmanager
     def session(run, stage, shard):
-        yield Session("stub", lambda tasks: [answer(task) for task in tasks])
+        stub = types.SimpleNamespace(id="stub", fingerprint="stub")
+        made = functools.partial(asking.made_by, run, stub)
+        yield Session(lambda tasks: [answer(task) for task in tasks], made)
 
     monkeypatch.setattr(asking, "session", session)
     monkeypatch.setattr(choice, "fingerprint", lambda config: "stub")
@@ -199,8 +203,7 @@ def go(run: Run, stages) -> int:
     made = 0
     for stage in stages:
         work = stage.work(run)
-        for shard, key in enumerate(work.keys):
-            if not shards.done(work.layout, key, shard):
-                work.run(work.layout, key, shard)
-                made += 1
+        for shard in pipelines.missing(work):
+            work.run(work.layout, work.keys[shard], shard)
+            made += 1
     return made

@@ -1,5 +1,6 @@
 """Copies among the raw videos, and of the benchmark's videos."""
 
+import itertools
 import json
 import pathlib
 import shutil
@@ -7,16 +8,26 @@ import shutil
 import numpy as np
 import pytest
 
-from data_synthesis import draws, pipelines, shards
+from data_synthesis import draws, pipelines, shards, shingles
 from data_synthesis.config import default_config
 from data_synthesis.run import Run, open_run
-from data_synthesis.stages import benchmark, embed, groups, ingest, links, qc
+from data_synthesis.stages import (
+    benchmark,
+    embed,
+    groups,
+    ingest,
+    links,
+    nearest,
+    qc,
+    texts,
+)  # fmt: skip
 from data_synthesis.stages import decide as deciding
+from data_synthesis.stages.links import Member
 from data_synthesis.world.encode import write_video
 from gve_jax.types import UserError
 
 IN_MEMORY = pipelines.beam_options([])
-STAGES = (ingest, benchmark, qc, links, groups, embed, deciding)
+STAGES = (ingest, benchmark, qc, links, groups, embed, nearest, deciding)
 
 
 def moving(seed: int, frames: int = 12) -> list[np.ndarray]:
@@ -40,9 +51,9 @@ def video(path: pathlib.Path, seed: int, **options) -> pathlib.Path:
     return path
 
 
-def write_raw(root: pathlib.Path, texts: dict[str, tuple[str, str]]) -> pathlib.Path:
+def write_raw(root: pathlib.Path, told: dict[str, tuple[str, str]]) -> pathlib.Path:
     path = root / "raw.jsonl"
-    rows = [{"id": n, "video": v, "text": t} for n, (v, t) in texts.items()]
+    rows = [{"id": n, "video": v, "text": t} for n, (v, t) in told.items()]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -151,3 +162,97 @@ def test_a_copy_with_a_useless_text_does_not_stand_for_the_others(tmp_path):
     assert rows["good"].alive
     assert rows["good"].group.cluster == rows[name].group.cluster == rows[name].id
     assert {"duplicate_bytes", "title"} <= set(rows[name].decision.reasons)
+
+
+def members(seed: int) -> list[Member]:
+    """Of few records, some of them mirrored or twice, with hashes near each other."""
+    rng = np.random.default_rng(seed)
+    bases = rng.integers(0, 256, (4, 64), np.uint8)
+    found = []
+    for _ in range(rng.integers(1, 14)):
+        packed = bases[rng.integers(4)].copy()
+        for place in rng.integers(0, 64, rng.integers(60)):
+            packed[place] ^= 1 << rng.integers(8)
+        name, turned = f"r{rng.integers(9)}", bool(rng.integers(2))
+        found.append(Member(name, hashes=packed.tobytes(), turned=turned))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_links_join_what_is_near_by_brute_force(seed):
+    found, near, mirrored = members(seed), set(), set()
+    for one, two in itertools.combinations(found, 2):
+        bits = int.from_bytes(one.hashes) ^ int.from_bytes(two.hashes)
+        if one.name != two.name and bits.bit_count() / 8 <= 6:
+            pair = frozenset((one.name, two.name))
+            if not one.turned and not two.turned:
+                near.add(pair)
+            elif not (one.turned and two.turned):
+                mirrored.add(pair)
+    expected = {name: {name} for pair in near | mirrored for name in pair}
+    for one, two in sorted(map(sorted, near | mirrored)):
+        joined = expected[one] | expected[two]
+        expected |= dict.fromkeys(joined, joined)
+    got = list(links._near(found, 6.0))
+    cluster, kinds, _ = groups._clusters(iter(got))
+    assert cluster == {name: min(joined) for name, joined in expected.items()}
+    with_near = set().union(*near)
+    assert {n for n, kind in kinds.items() if kind == "near"} == with_near
+    assert len(got) < max(1, len({m.name for m in found}))
+
+
+def test_what_is_not_compared_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(links, "_MOST", 3)
+    layout = shards.Layout(tmp_path, 1)
+    same = [Member(f"{i:032x}", hashes=bytes(64)) for i in range(8)]
+    found = [link for _, link in links._meet(layout, 8.0, ("band", "0.00ff"), same)]
+    cut = [link for link in found if link.kind == "cut"]
+    assert cut == [links.Link(same[3].name, "cut", "band 0.00ff", number=5)]
+    assert [link.other for link in found if link.kind == "near"] == [same[0].name] * 2
+    (one,) = groups._clusters(iter(cut))[:1]
+    assert one == {}  # a cut joins nothing
+
+
+TOLD = "a brown dog runs along the sandy beach and jumps over a small wave"
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (TOLD, True),
+        (TOLD.replace("small wave", "small waves"), True),
+        (TOLD.replace("brown", "black"), False),
+        (TOLD.replace("brown dog", "young man").replace("jumps", "climbs"), False),
+        ("a cat sleeps on a red sofa", False),
+    ],
+)
+def test_texts_in_nearly_the_same_words_meet(other, same):
+    a, b = ({t[i : i + 5] for i in range(len(t) - 4)} for t in (TOLD, other))
+    exactly = len(a & b) / len(a | b)
+    assert shingles.jaccard(shingles.grams(TOLD), shingles.grams(other)) == exactly
+    assert (exactly >= shingles.SAME) == same
+    one, two = shingles.signature(TOLD), shingles.signature(other)
+    assert np.mean(one == two) == pytest.approx(exactly, abs=0.15)
+    if same:
+        assert set(shingles.bands(TOLD)) & set(shingles.bands(other))
+
+
+def test_nearly_equal_texts_meet_by_their_file_and_across_files(monkeypatch):
+    layout, nearly = shards.Layout(pathlib.Path(), 1), TOLD.replace("wave", "waves")
+    x, again, y, equal, other = (
+        (f"{i:032x}", sha256, text)
+        for i, (sha256, text) in enumerate(
+            [("x", TOLD), ("x", nearly), ("y", nearly), ("z", TOLD), ("z", "else")]
+        )
+    )
+
+    def met(kind: str, *rows) -> list[tuple]:
+        found = [link for _, link in texts._meet(layout, (kind, "k"), iter(rows))]
+        return [(link.id, link.kind, link.other) for link in found]
+
+    assert met("within", again, x) == [(again[0], "within", x[0])]
+    assert met("across", y, x, other) == [(y[0], "across", x[0])]
+    # Equal texts are shared ones; those of one file meet by it.
+    assert met("across", equal, x, again) == []
+    monkeypatch.setattr(texts, "_MOST", 1)
+    assert met("across", x, y, other) == [(y[0], "cut", "across k")]

@@ -20,7 +20,13 @@ from data_synthesis.stages import (
     score_captions,
     select,
 )
-from data_synthesis.stages.candidates import cluster_of, jaccard, neighbours
+from data_synthesis.stages.candidates import (
+    Reference,
+    cluster_of,
+    jaccard,
+    phrases_shown,
+    references,
+)
 from data_synthesis.tables import COMPOSED, TASKS, Pair, Ranks, task_counts
 from gve_jax.types import UserError
 from tests import stub_synthesis as stub
@@ -184,6 +190,7 @@ def test_what_fails_is_an_error_with_its_request(extended):
     for pair in failed:
         assert (pair.stage, pair.reasons) == ("compose", ("json",))
         assert pair.failure.request == pair.id and pair.generation.tokens_in == 30
+        assert pair.generation.fingerprint == "stub"
 
 
 def test_without_an_embedder_nothing_is_tested(tmp_path, monkeypatch):
@@ -314,42 +321,69 @@ def test_calibration_by_hand():
     assert abs(found["tau"] - np.percentile(other, 99)) < 1e-12
     assert not calibrated(other, own, config)["filter"]
     assert not calibrated(own[:40], other[:40], config)["filter"]
+    # A threshold of one's own is applied whatever the embedder is worth.
+    config.tau = 0.25
+    for few in (40, 300):
+        found = calibrated(other[:few], own[:few], config)
+        assert found["filter"] and found["tau"] == 0.25
 
 
-# --- neighbours ---
+# --- references ---
 
 
-def test_neighbours_by_brute_force(extended):
+def test_references_share_telling_phrases_by_brute_force(extended):
     _, records = extended
     found = sorted(records.values(), key=lambda r: r.id)
     splits = {r.id: "train" if i % 3 else "test" for i, r in enumerate(found)}
-    near = neighbours(found, splits, 4)
-    words = {r.id: candidates._words(r) for r in found}
-    count = collections.Counter(w for each in words.values() for w in each)
-    weight = {w: round(1000 * np.log(len(found) / n)) for w, n in count.items()}
-
-    def alike(a, b):
-        shared, either = words[a] & words[b], words[a] | words[b]
-        return sum(weight[w] for w in shared) / max(sum(weight[w] for w in either), 1)
+    near = references(found, splits, "frame", 4)
+    # As the stub words them: "small cat, forest today", of stills as well, and of the
+    # video "cat runs".
+    said = {r.id: stub.said(int(r.name[1:])) for r in found}
+    told = {
+        n: {f"small {a}", f"{a} {c}", f"{c} today"} for n, (a, _, c) in said.items()
+    }
+    stills = [(r, m) for r in found for m in r.media if m.role == "frame"]
+    count = collections.Counter(p for r, _ in stills for p in told[r.id])
+    weight = {p: round(1000 * np.log(len(stills) / n)) for p, n in count.items()}
 
     for record in found:
         others = [
-            r
-            for r in found
-            if splits[r.id] == splits[record.id] and cluster_of(r) != cluster_of(record)
+            (r, m)
+            for r, m in stills
+            if told[r.id] & told[record.id]
+            and splits[r.id] == splits[record.id]
+            and cluster_of(r) != cluster_of(record)
         ]
-        others.sort(key=lambda r: (-alike(record.id, r.id), r.id))
-        assert [r.id for r in near[record.id]] == [r.id for r in others[:4]]
+        others.sort(
+            key=lambda rm: -sum(weight[p] for p in told[rm[0].id] & told[record.id])
+        )
+        assert near[record.id] == others[:4]
+    assert all(near.values())
+
+
+def test_a_clip_is_told_by_the_stills_of_its_video(extended):
+    _, records = extended
+    record = next(r for r in records.values() if r.media[-1].role == "clip")
+    noun, verb, place = stub.said(int(record.name[1:]))
+    clip = Reference(record, record.media[-1])
+    shown = {f"small {noun}", f"{noun} {place}", f"{place} today"}
+    assert phrases_shown(clip) == shown
+    bare = dataclasses.replace(record, caption_sets=record.caption_sets[:1])
+    more = {f"{noun} {verb}", f"{verb} {place}"}
+    assert phrases_shown(Reference(bare, record.media[-1])) == shown | more
 
 
 def test_the_same_file_is_nobodys_reference(extended):
     _, records = extended
-    a, b, c = list(records.values())[:3]
-    twin = dataclasses.replace(
-        b, source=Source("x.mp4", a.source.sha256), group=Group(cluster="other")
-    )
-    near = neighbours([a, twin, c], dict.fromkeys((a.id, b.id, c.id), "train"), 5)
-    assert twin.id not in [r.id for r in near[a.id]]
+    a, *_, c = list(records.values())
+    twin = dataclasses.replace(a, id="f" * 32, group=Group(cluster="other"))
+    splits = dict.fromkeys((a.id, twin.id, c.id), "train")
+    # What shares nothing serves where nothing else is there.
+    for sha256, expected in ((a.source.sha256, c.id), ("another", twin.id)):
+        source = Source("x.mp4", sha256)
+        rows = [a, dataclasses.replace(twin, source=source), c]
+        found = references(rows, splits, "frame", 5)[a.id]
+        assert [one.record.id for one in found] == [expected] * 2
 
 
 # --- resume and order ---

@@ -1,6 +1,7 @@
 """The report of a run against numbers counted by hand; hostile texts in it."""
 
 import dataclasses
+import importlib
 import json
 import re
 import tempfile
@@ -23,11 +24,15 @@ from data_synthesis.record import (
     Source,
     Text,
 )
-from data_synthesis.report.gallery import difference
-from data_synthesis.report.records import Nearest
+from data_synthesis.report import links
+from data_synthesis.report import records as reported
+from data_synthesis.report.current import current
+from data_synthesis.report.gallery import difference, gallery
 from data_synthesis.report.write import write_report
-from data_synthesis.run import Run, open_run
+from data_synthesis.run import Run, key, open_run, whole_stage_hash
 from data_synthesis.shards import Counts, Key
+from data_synthesis.stages.links import Link
+from data_synthesis.stages.nearest import Nearest
 from data_synthesis.tables import File, Mined, Negative, Pair, Ranks, Side, write_pairs
 from data_synthesis.world.encode import write_video
 from gve_jax.disk import write_json
@@ -35,7 +40,8 @@ from gve_jax.disk import write_json
 STAGES = ("ingest", "qc", "decide", "caption", "select", "candidates", "compose",
           "extend", "mine", "examples")  # fmt: skip
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
-MADE = Generation("captioner", "video.v1", "00", "11", attempts=2, tokens_out=7)
+MADE = Generation("captioner", "video.v1", "00", "11", attempts=2, tokens_out=7,
+                  fingerprint="weights")  # fmt: skip
 
 
 def record(name: str, raw: str = "the video shows a red ball", share: float = 0.9):
@@ -82,9 +88,14 @@ def write(run: Run, stage: str, rows: list, counts: Counts | None = None, kind=R
         mine = [r for r in rows if run.layout.shard_of(r.id) == shard]
         own = counts if shard == 0 else Counts()
         shards.write_shard(
-            run.layout, Key(stage, 1, "", {}), shard, mine, kind,
+            run.layout, made(run, stage), shard, mine, kind,
             counts=(lambda own=own: own) if counts else None,
         )  # fmt: skip
+
+
+def made(run: Run, stage: str) -> Key:
+    module = importlib.import_module(f"data_synthesis.stages.{stage}")
+    return key(run, module.STAGE, {})
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +121,16 @@ def run(tmp_path_factory) -> Run:
     write(run, "decide", [], Counts(9, 6, 3, 0, {"static": 2, "title": 2}))
     write(run, "caption", [], Counts(6, 5, 0, 1, {"blocked": 1}))
     write(run, "select", rows, Counts(5, 5))
+    one, two, three = (r.id for r in rows[:3])
+    write(run, "links", [
+        Link(two, "near", one, distance=2.5), Link(two, "bytes", one),
+        Link(three, "near", one, distance=7.0), Link(three, "near", two, distance=8.0),
+        Link(two, "cut", "band 0.f00f", number=7),
+    ], kind=Link)  # fmt: skip
+    write(run, "texts", [
+        Link(three, "across", one), Link(one, "cut", "across 1.f00f", number=5)
+    ], kind=Link)  # fmt: skip
+    write(run, "nearest", [Nearest(kept[3].id, one, 0.995)], kind=Nearest)
     (run.layout.root / "embed").mkdir()
     off = {"filter": False, "why": "no embedder"}
     write_json(run.layout.root / "embed" / "calibration.json", off)
@@ -125,7 +146,7 @@ def run(tmp_path_factory) -> Run:
     for stage in ("candidates", "compose", "extend"):
         for shard in range(run.layout.shards):
             mine = [p for p in pairs if run.layout.shard_of(p.id) == shard]
-            write_pairs(run.layout, Key(stage, 1, "", {}), shard, mine)
+            write_pairs(run.layout, made(run, stage), shard, mine)
     negatives = tuple(
         Negative(Side(), f"record {i}", i + 1, 0.5 - i / 10, 0.1 + i / 10)
         for i in range(3)
@@ -160,6 +181,16 @@ def test_the_funnel_is_that_of_the_manifests(written):
     assert report["sources"] == {"D": {"in": 10, "kept": 5, "dropped": 3, "errors": 2}}
 
 
+def test_sources_lose_records_at_stages(written):
+    assert written[0]["sources_by_stage"] == {
+        "D": {
+            "qc": {"in": 10, "kept": 9, "dropped": 0, "errors": 1},
+            "decide": {"in": 9, "kept": 6, "dropped": 3, "errors": 0},
+            "caption": {"in": 6, "kept": 5, "dropped": 0, "errors": 1},
+        }
+    }
+
+
 def test_filters_come_one_after_the_other(written):
     filters = written[0]["stages"]["decide"]["filters"]
     assert filters["text"] == {
@@ -184,7 +215,10 @@ def test_captions_pairs_and_negatives(written):
     report = written[0]
     captions = report["captions"]
     assert captions["sets"] == {"video": 6, "video failed": 1}
-    assert captions["valid_by_attempt"] == {"0": 20, "1": 5}
+    assert captions["by_attempt"] == {
+        "0": {"valid": 20, "captions": 20}, "1": {"valid": 5, "captions": 5}
+    }  # fmt: skip
+    assert captions["made_by"][0]["fingerprint"] == "weights"
     assert captions["failures"] == {"blocked": 1}
     assert captions["profile"] == {"other": 10, "spatial": 30, "temporal": 60}
     assert captions["words"][0]["quantiles"] == [20] * 5
@@ -194,12 +228,31 @@ def test_captions_pairs_and_negatives(written):
         "train": {"T2V": 2, "TI2V": 1}, "validation": {"T2V": 2}
     }  # fmt: skip
     assert pairs["leaks"] == {"cluster": 0, "source": 1}
-    assert pairs["needed"] == {"TI2V": {"needed": 1, "not needed": 1}}
+    assert pairs["needed"] == {"TI2V": {"both": 1, "either half does": 1}}
     negatives = pairs["negatives"]
     assert negatives["number"] == 3 and negatives["distinct"] == 3
     assert [w["margin"] for w in negatives["worst"]] == pytest.approx([0.1, 0.2, 0.3])
     assert all(w["query"].startswith("query a") for w in negatives["worst"])
     assert negatives["outcomes"] == {"T2V": {"mined": 1, "weak_positive": 1}}
+
+
+def test_copies_are_counted_and_shown_beside_what_they_repeat(run):
+    assert links.report(run, ["qc"]) == {}
+    assert links.report(run, ["links", "texts"]) == {
+        "records": {"across": 1, "bytes": 1, "near": 2},
+        "cut": 2, "not_compared": 12,
+    }  # fmt: skip
+    kept = [r for r in shards.read_stage(run.layout, "select") if r.alive]
+    kept.sort(key=lambda r: r.name)
+    samples = {"dropped/duplicate_near": kept[1:4], "kept": kept[4:]}
+    shown = gallery(run, "select", samples)
+    found = shown["dropped/duplicate_near"]
+    assert [one.like.name for one in found] == ["kept0"] * 3
+    assert [one.how for one in found] == [
+        "equal bytes", "near, distance 7.0", "cosine 0.9950"
+    ]  # fmt: skip
+    assert all(one.picture.uri == one.like.uri != "" for one in found)  # of one file
+    assert shown["kept"][0].like is None
 
 
 def test_dead_letters_and_the_command_that_tries_again(written, run):
@@ -231,6 +284,40 @@ def test_changes_since_the_last_report(written, run):
         assert "motion.min_share: 0.2 there, 0.5 now" in text
 
 
+def _id(row) -> str:
+    return row.id
+
+
+def test_what_is_out_of_date_is_not_shown(tmp_path):
+    (tmp_path / "raw.jsonl").write_text("{}\n")
+
+    def begun(**motion) -> Run:
+        config = default_config()
+        config.motion.update(motion)
+        return open_run(config, tmp_path / "raw.jsonl", tmp_path / "out", True)
+
+    run, rows = begun(), [record("a"), record("b")]
+    stages = {"ingest": (), "qc": ("ingest",), "links": ("qc",), "groups": ("links",)}
+    for stage, names in stages.items():
+        module = importlib.import_module(f"data_synthesis.stages.{stage}")
+        if stage == "qc":  # follows from the shard, others from all
+            inputs = shards.input_hashes(run.layout, 0, names)
+        else:
+            inputs = {name: whole_stage_hash(run, name) for name in names}
+        found, kind = ([], Link) if stage == "links" else (rows, Record)
+        own = key(run, module.STAGE, inputs)
+        shards.write_shard(run.layout, own, 0, sorted(found, key=_id), kind)
+    assert current(run, stages) == dict.fromkeys(stages, 1)
+    # Another threshold: what follows from it is out of date, the rest is not.
+    other = begun(min_share=0.5)
+    assert current(other, stages) == {"ingest": 1, "qc": 1, "links": 1, "groups": 0}
+    page = write_report(other, stages, "c").read_text(encoding="utf-8")
+    assert "groups (0 of 1 shards)" in page and "2 raw records" in page
+    # Another input.
+    shards.write_shard(run.layout, made(run, "ingest"), 0, rows[:1])
+    assert current(run, stages) == {"ingest": 1, "qc": 0, "links": 0, "groups": 0}
+
+
 def test_a_run_that_has_just_begun(tmp_path):
     (tmp_path / "raw.jsonl").write_text("{}\n")
     run = open_run(default_config(), tmp_path / "raw.jsonl", tmp_path / "out", False)
@@ -250,10 +337,10 @@ def test_differences_of_texts_are_marked_and_escaped():
 def test_the_nearest_are_those_with_the_smallest_keys():
     rng = np.random.default_rng(0)
     keys = rng.permutation(100).tolist()
-    nearest = Nearest(7)
-    for key in keys:
-        nearest.offer(key, f"row {key}")
-    assert nearest.rows() == [f"row {key}" for key in range(7)]
+    nearest = reported.Nearest(7)
+    for value in keys:
+        nearest.offer(value, f"row {value}")
+    assert nearest.rows() == [f"row {value}" for value in range(7)]
 
 
 @pytest.mark.skipif(browser.PROGRAM is None, reason="no Chromium")

@@ -17,7 +17,7 @@ from data_synthesis import assets, pipelines, shards
 from data_synthesis.config import default_config
 from data_synthesis.run import Run, open_run
 from data_synthesis.stages import assets as cutting
-from data_synthesis.stages import decide, embed, groups, ingest, links, qc
+from data_synthesis.stages import decide, embed, groups, ingest, links, nearest, qc
 from data_synthesis.world.encode import write_video
 from gve_jax.types import UserError
 
@@ -124,7 +124,7 @@ def test_bombs(tmp_path):
     (tmp_path / "endless.mp4").write_bytes(b"\x00\x00\x00\x18ftypisom" + bytes(1 << 20))
     assert max(f.stat().st_size for f in tmp_path.glob("*.mp4")) < 2 << 20
     lines = [line(name, f"{name}.mp4") for name in ("huge", "long", "endless")]
-    stages = (ingest, qc, links, groups, embed, decide)
+    stages = (ingest, qc, links, groups, embed, nearest, decide)
     run = run_stages(tmp_path, lines, stages, max_side=2048, max_duration=10.0)
     found = ended(run, "decide")
     assert found["huge"] == ("too_many_pixels",)
@@ -227,7 +227,7 @@ def test_names_are_never_paths(tmp_path):
     lines = [
         line(n, "good.mp4", f"a square slides, row {i}") for i, n in enumerate(names)
     ]
-    stages = (ingest, qc, links, groups, embed, decide, cutting)
+    stages = (ingest, qc, links, groups, embed, nearest, decide, cutting)
     run = run_stages(root, lines, stages, max_seconds=60.0)
     rows = list(shards.read_stage(run.layout, "assets"))
     assert {r.name for r in rows} == set(names)

@@ -190,6 +190,27 @@ def test_a_runner_that_loses_its_outputs_is_noticed(tmp_path):
         pipelines.run(work, IN_MEMORY)
 
 
+def test_progress_counts_what_is_made_anew(tmp_path, monkeypatch):
+    run, seen = begin(tmp_path), []
+
+    class Line:
+        def __init__(self, *args, done):
+            seen.append(done)
+
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda self, *error: None  # noqa: E731
+
+        def advance(self, number):
+            seen.append(number)
+
+    monkeypatch.setattr(pipelines, "ProgressLine", Line)
+    rows = [list(records.read_table(run.layout.table("begin", s), Record))
+            for s in range(3)]  # fmt: skip
+    with pipelines._progress(run.layout, "begin", [0, 2]):  # these are out of date
+        shards.write_shard(run.layout, Key("begin", 2, "", {}), 2, rows[2])
+    assert (seen[0], sum(seen)) == (1, 2)
+
+
 def test_counts_must_add_up():
     total = Counts(3, 1, 1, 1, {"a": 2}) + Counts(1, 0, 1, 0, {"a": 1, "b": 1})
     assert total == Counts(4, 1, 2, 1, {"a": 3, "b": 1})

@@ -11,7 +11,7 @@ from data_synthesis import pipelines, shards
 from data_synthesis.config import default_config
 from data_synthesis.record import Record, Score, Source, Text
 from data_synthesis.run import open_run
-from data_synthesis.stages import decide, embed, groups, ingest, links, qc
+from data_synthesis.stages import decide, embed, groups, ingest, links, nearest, qc
 from data_synthesis.thresholds import inconsistent, unfit
 from data_synthesis.world.encode import write_video
 
@@ -66,7 +66,7 @@ def decided(tmp_path_factory):
     config = default_config()
     config.shard_size = 7
     run = open_run(config, root / "raw.jsonl", root / "out", False)
-    for stage in (ingest, qc, links, groups, embed, decide):
+    for stage in (ingest, qc, links, groups, embed, nearest, decide):
         pipelines.run(stage.work(run), IN_MEMORY)
     return run, {r.name: r for r in shards.read_stage(run.layout, "decide")}
 
@@ -134,7 +134,8 @@ def test_thresholds_change_without_decoding(decided, tmp_path):
     changed = open_run(config, run.input, run.layout.root, True)
     assert pipelines.run(qc.work(changed), IN_MEMORY) == 0
     assert pipelines.run(links.work(changed), IN_MEMORY) == 0
-    pipelines.run(embed.work(changed), IN_MEMORY)
+    for stage in (embed, nearest):
+        pipelines.run(stage.work(changed), IN_MEMORY)
     assert pipelines.run(decide.work(changed), IN_MEMORY) == run.layout.shards
     rows = {r.name: r for r in shards.read_stage(run.layout, "decide")}
     assert rows["shared1"].alive and rows["shared2"].alive

@@ -60,6 +60,9 @@ def test_a_good_set_has_no_fault():
         ("4", "The dog is running along the beach.", "sentence"),
         ("5", "the dog runs on " * 5, "repetition"),
         ("5", "собака бежит по пляжу и прыгает через волну у самого моря", "language"),
+        ("5", "Ein brauner Hund rennt am Strand entlang und springt.", "language"),
+        ("1", "Un chien brun court sur la plage et saute par-dessus les vagues.",
+         "language"),
         ("5", GOOD["1"], "same"),
     ],
 )  # fmt: skip

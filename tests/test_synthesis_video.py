@@ -123,14 +123,16 @@ def test_shots_begin_where_videos_were_spliced(tmp_path):
 
 
 def apart(one: tuple[str, ...], two: tuple[str, ...]) -> float:
-    return hashes.distance(hashes.pack(one), hashes.pack(two))
+    first, second = hashes.table([hashes.pack(one), hashes.pack(two)])
+    return float(hashes.distances(first, second))
 
 
 def test_distance_is_the_mean_of_differing_bits():
     rng = np.random.default_rng(0)
     one, two = (rng.integers(0, 2, (8, 64)) for _ in range(2))
-    packed = [np.packbits(bits).tobytes() for bits in (one, two)]
-    assert hashes.distance(*packed) == np.mean(np.sum(one != two, 1))
+    table = hashes.table([np.packbits(bits).tobytes() for bits in (one, two)])
+    expected = [0, np.mean(np.sum(one != two, 1))]
+    assert hashes.distances(table[0], table).tolist() == expected
     assert apart(("00000000000000ff",) * 8, ("0" * 16,) * 8) == 8
 
 
@@ -269,8 +271,10 @@ def test_repair_never_loses_frames(tmp_path):
         assert 0 < before <= 60
         with pytest.raises(MediaError):
             video.inspect(str(path), Limits(max_damage=0.0), 0.6)
-        mended, how = assets.repair(str(path), tmp_path, "k", Limits(max_damage=0.0))
-        assert how in ("remuxed", "encoded") and mended.role == "video"
+        made = assets.repair(str(path), tmp_path, "k", Limits(max_damage=0.0))
+        mended = made.media
+        assert made.how in ("remuxed", "encoded") and mended.role == "video"
+        assert made.frames == before
         after = video.inspect(str(tmp_path / mended.path), Limits(max_damage=0.0), 0.6)
         assert after.num_frames >= before
         assert mended.end == pytest.approx(after.duration, abs=0.2)
@@ -291,7 +295,7 @@ def test_what_cannot_be_repaired_says_so(tmp_path):
 def test_missing_timestamps_are_mended(tmp_path):
     """A raw stream in MPEG-TS without its clock: order holds, the rate must do."""
     path = write_barcodes(tmp_path / "v.avi", 30, bframes=2, scale=3)
-    found, mended, _ = assets.look(
+    found, mended = assets.look(
         tmp_path, default_config().media, 0.6, Item("k", video=str(path))
     )
     assert found.num_frames == 30 and mended is None

@@ -1,5 +1,6 @@
 """The filters of `decide`: which codes are whose, and which number each compares."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -82,9 +83,36 @@ def _thresholds(config, calibration: dict) -> Iterator[Threshold]:
                     motion.min_share, floor, _score(share))  # fmt: skip
     yield Threshold("frozen", "frozen pairs of frames, share", "motion.max_freeze",
                     motion.max_freeze, ceiling, _score("motion.freeze"))  # fmt: skip
+    yield Threshold("language", "confidence in another language",
+                    "text.min_language_confidence",
+                    _below(text.min_language_confidence), ceiling,
+                    _foreign(text))  # fmt: skip
     if calibration.get("filter"):
         yield Threshold("inconsistent", "cosine of text and video", "consistency.tau",
                         calibration["tau"], floor, _score("match.video"))  # fmt: skip
+        yield Threshold("duplicate_semantic", "cosine with the nearest video before",
+                        "duplicates.min_cosine",
+                        _below(config.duplicates.min_cosine), ceiling,
+                        _score("match.nearest"))  # fmt: skip
+
+
+def _below(limit: float) -> float:
+    """The last number below, for what a number of the limit itself drops."""
+    return math.nextafter(limit, -math.inf)
+
+
+def _foreign(text) -> Callable[[Record], float | None]:
+    """Confidence in a language that is not wanted, of texts that are long enough."""
+
+    def value(record: Record) -> float | None:
+        found = record.text
+        if not text.language or found.lang == text.language:
+            return None
+        if record.scores["text.words"].value < text.min_language_words:
+            return None
+        return found.lang_conf
+
+    return value
 
 
 def _score(name: str, from_words: int = 0) -> Callable[[Record], float | None]:

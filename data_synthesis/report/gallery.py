@@ -9,8 +9,9 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 from data_synthesis import video
-from data_synthesis.record import Record
+from data_synthesis.record import Record, read_table
 from data_synthesis.report import sheet
+from data_synthesis.report.links import likenesses
 from data_synthesis.run import Run
 from data_synthesis.stages.ingest import video_path
 from gve_jax.progress import ProgressLine
@@ -20,19 +21,63 @@ from gve_jax.types import Item, UserError
 _MOST = 400
 
 
+class Picture(NamedTuple):
+    """Of a record; `uri` holds the data, or is empty and `why` says why."""
+
+    name: str
+    uri: str
+    why: str
+
+
 class Shown(NamedTuple):
-    """A record of a gallery; `picture` is a data URI, or empty and `why` says why."""
+    """A record of a gallery. `like` is a record that it repeats, and `how`."""
 
     record: Record
-    picture: str
-    why: str
+    picture: Picture
     text: Markup
+    like: Picture | None
+    how: str
 
 
-def gallery(run: Run, samples: dict[str, list[Record]]) -> dict[str, list[Shown]]:
+def gallery(
+    run: Run, stage: str, samples: dict[str, list[Record]]
+) -> dict[str, list[Shown]]:
     """What is shown of the records of each name. Each video is decoded once, in a
-    process that is killed for time or memory."""
+    process that is killed for time or memory.
+
+    Args:
+      stage: whose table has the records that these repeat.
+    """
     records = {r.id: r for found in samples.values() for r in found}
+    copies = {
+        record.id
+        for name, found in samples.items()
+        if "/duplicate_" in name
+        for record in found
+    }
+    like = likenesses(run, copies)
+    others = {other for other, _ in like.values()} - records.keys()
+    records |= _records(run, stage, others)
+    pictures = _pictures(run, records)
+
+    def shown(record: Record) -> Shown:
+        other, how = like.get(record.id, ("", ""))
+        text = difference(record)
+        return Shown(record, pictures[record.id], text, pictures.get(other), how)
+
+    return {name: [shown(r) for r in found] for name, found in samples.items()}
+
+
+def _records(run: Run, stage: str, ids: set[str]) -> dict[str, Record]:
+    return {
+        record.id: record
+        for shard in sorted({run.layout.shard_of(name) for name in ids})
+        for record in read_table(run.layout.table(stage, shard), Record)
+        if record.id in ids
+    }
+
+
+def _pictures(run: Run, records: dict[str, Record]) -> dict[str, Picture]:
     items: list[Item] = []
     for name, record in records.items():
         with contextlib.suppress(UserError):  # the file is gone
@@ -53,10 +98,8 @@ def gallery(run: Run, samples: dict[str, list[Record]]) -> dict[str, list[Shown]
                 pictures[item.id] = f"data:image/jpeg;base64,{data}"
             line.advance()
     return {
-        name: [
-            Shown(r, pictures.get(r.id, ""), faults[r.id], difference(r)) for r in found
-        ]
-        for name, found in samples.items()
+        name: Picture(record.name, pictures.get(name, ""), faults[name])
+        for name, record in records.items()
     }
 
 

@@ -2,13 +2,12 @@
 
 import collections
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from data_synthesis import shards
-from data_synthesis.report.records import finished
 from data_synthesis.run import Run
 from data_synthesis.tables import COMPOSED, TASKS, Mined
 
@@ -20,12 +19,12 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-def rows(run: Run) -> Iterator[dict]:
-    """All pairs of the last finished stage of them; none if there is none.
+def rows(run: Run, done: Collection[str]) -> Iterator[dict]:
+    """All pairs of the last stage of them that is done; none if there is none.
 
     Plain columns: checking each row against its schema would take far longer.
     """
-    stage = next((s for s in reversed(_STAGES) if finished(run, s)), None)
+    stage = next((s for s in reversed(_STAGES) if s in done), None)
     if stage is None:
         return
     for shard in range(run.layout.shards):
@@ -35,26 +34,29 @@ def rows(run: Run) -> Iterator[dict]:
             yield from batch.to_pylist()
 
 
-def report(run: Run) -> tuple[dict, list[dict]]:
-    """What the pairs tell, {} without any; and dead letters."""
+def report(run: Run, done: Collection[str]) -> tuple[dict, list[dict]]:
+    """What the pairs tell, {} without any; and dead letters.
+
+    Args:
+      done: the stages that are.
+    """
     splits = collections.defaultdict(collections.Counter)
     tested = {task: collections.Counter() for task in COMPOSED}
     seen = {"source": {}, "cluster": {}}
     leaks, dead = {"source": set(), "cluster": set()}, []
-    worst, negatives, unread = _negatives(run)
+    worst, negatives, unread = _negatives(run) if "mine" in done else ([], {}, [])
     dead += unread
     asked = collections.defaultdict(list)
     for shown in worst:
         asked[shown["pair"]].append(shown)
     tasks = {task: collections.Counter() for task in TASKS}
     reasons = collections.defaultdict(collections.Counter)
-    for row in rows(run):
+    for row in rows(run, done):
         task = row["task"]
         tasks[task][row["outcome"]] += 1
         reasons[task].update(row["reasons"])
         if row["ranks"] is not None:
-            failed = "not_compositional" in row["reasons"]
-            tested[task]["not needed" if failed else "needed"] += 1
+            tested[task][_needed(row["ranks"])] += 1
         if row["outcome"] == "error":
             dead.append(_letter(row))
         for shown in asked.get(row["id"], ()):
@@ -87,6 +89,14 @@ def report(run: Run) -> tuple[dict, list[dict]]:
     return found, dead
 
 
+def _needed(ranks: dict) -> str:
+    """Of a composed query: whether it takes both halves, or which one does as well."""
+    text, medium = (ranks[half] <= ranks["both"] for half in ("text", "media"))
+    if text and medium:
+        return "either half does"
+    return "the text does" if text else "the medium does" if medium else "both"
+
+
 def _letter(row: dict) -> dict:
     failure = row["failure"] or {}
     return {
@@ -104,8 +114,6 @@ def _letter(row: dict) -> dict:
 
 def _negatives(run: Run) -> tuple[list[dict], dict, list[dict]]:
     """Those with the smallest margins; what all tell; dead letters."""
-    if not finished(run, "mine"):
-        return [], {}, []
     outcomes = collections.defaultdict(collections.Counter)
     margins, ranks, used, found = [], [], collections.Counter(), []
     dead = []

@@ -1,11 +1,12 @@
 """What the records of a run tell, in one pass over its last table of them."""
 
+import array
 import collections
 import hashlib
 import heapq
 import itertools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -25,6 +26,9 @@ _BINS = 30
 MOVES = (-0.2, 0.0, 0.2)
 # Of a limit: how far a record may be from it to be shown as near.
 _NEAR = 0.5
+# Score -> from where on a kept record is worth a warning: flow over a tenth of the
+# diagonal in half a second is more than the estimator follows.
+WARNINGS = {"motion.flow": 0.1}
 
 
 class Nearest:
@@ -56,11 +60,14 @@ class Records:
         self._seed, self._number = run.config.seed, run.config.report.samples
         self._thresholds = thresholds
         self._sources = collections.defaultdict(collections.Counter)
+        self._left = collections.defaultdict(collections.Counter)
+        self._warnings: collections.Counter[str] = collections.Counter()
+        self._models: set[str] = set()
         self._licences: collections.Counter[str] = collections.Counter()
         self._together: collections.Counter[tuple[str, str]] = collections.Counter()
         self._filters = {name: collections.Counter() for name in FILTERS}
-        self._values = {t.code: [] for t in thresholds}
-        self._others = {t.code: [] for t in thresholds}  # kept but for this code?
+        self._values = {t.code: _numbers() for t in thresholds}
+        self._others = {t.code: bytearray() for t in thresholds}  # kept but for it?
         self._without = collections.Counter()  # kept, and have no such value
         self._languages: collections.Counter[str] = collections.Counter()
         self._seconds = 0.0
@@ -74,6 +81,10 @@ class Records:
         row = self._sources[record.source.dataset or "(no name)"]
         row["in"] += 1
         row[decision.outcome] += 1
+        if not record.alive:
+            where = self._left[record.source.dataset or "(no name)"]
+            where[decision.stage, decision.outcome] += 1
+        self._models |= {s.model_id for s in record.scores.values() if s.model_id}
         if decision.outcome == "error":
             self.dead.append(_letter(record))
         self.captions.add(record)
@@ -84,6 +95,11 @@ class Records:
         ]
         if record.alive:
             self._seconds += record.source.duration
+            self._warnings.update(
+                name
+                for name, most in WARNINGS.items()
+                if name in record.scores and record.scores[name].value > most
+            )
             self._languages[record.text.lang or "(none)"] += 1
             place = record.source.dataset or "(no name)"
             self._licences[place, record.source.license or "(not stated)"] += 1
@@ -130,6 +146,14 @@ class Records:
                 }
                 for name, row in sorted(self._sources.items())
             },
+            "sources_by_stage": {
+                name: self._by_stage(name) for name in sorted(self._sources)
+            },
+            "warnings": {
+                name: {"above": most, "kept": self._warnings[name]}
+                for name, most in WARNINGS.items()
+            },
+            "embedders": sorted(self._models),
             "licences": [
                 {"dataset": dataset, "license": name, "kept": number}
                 for (dataset, name), number in sorted(self._licences.items())
@@ -146,6 +170,19 @@ class Records:
             ],
             "captions": self.captions.report(),
         }  # fmt: skip
+
+    def _by_stage(self, source: str) -> dict:
+        """The stages at which records of a source leave."""
+        found, entered = {}, self._sources[source]["in"]
+        for stage in STAGES:
+            dropped, errors = (self._left[source][stage, o] for o in ("drop", "error"))
+            if dropped or errors:
+                found[stage] = {
+                    "in": entered, "kept": entered - dropped - errors,
+                    "dropped": dropped, "errors": errors,
+                }  # fmt: skip
+                entered = found[stage]["kept"]
+        return found
 
     def _sequence(self) -> dict:
         """As if filters came one after the other; "hold": all that one would drop."""
@@ -164,8 +201,8 @@ class Records:
         return found
 
     def _histogram(self, t: Threshold) -> dict:
-        values = np.array(self._values[t.code], np.float64)
-        others = np.array(self._others[t.code], bool)
+        values = np.frombuffer(self._values[t.code], np.float64)
+        others = np.frombuffer(self._others[t.code], bool)
         counts, edges = np.histogram(values, _BINS)
         beyond = values[~t.passes(values, t.limit)]
         kept = {}
@@ -189,16 +226,17 @@ class Captions:
         self._sets = collections.Counter()
         self._failures = collections.Counter()
         self._faults = collections.Counter()
-        self._attempts = collections.Counter()
+        self._attempts = collections.defaultdict(collections.Counter)
         self._asked = collections.Counter()
-        self._words = collections.defaultdict(list)
-        self._grades = collections.defaultdict(list)
-        self._profile = collections.defaultdict(list)
-        self._estimate = collections.defaultdict(list)
-        self._texts = collections.Counter()
+        self._words = collections.defaultdict(_numbers)
+        self._grades = collections.defaultdict(_numbers)
+        self._grades_by_education = collections.defaultdict(_numbers)
+        self._profile = collections.defaultdict(_numbers)
+        self._estimate = collections.defaultdict(_numbers)
+        self._scores = collections.defaultdict(_numbers)
+        self._texts = array.array("Q")  # hashes
         self._tokens = collections.Counter()
         self._made = collections.Counter()
-        self._scores = collections.defaultdict(list)
 
     def add(self, record: Record) -> None:
         for found in record.caption_sets:
@@ -206,7 +244,8 @@ class Captions:
             made = found.generation
             self._sets[kind] += 1
             self._asked[made.attempts] += 1
-            self._made[made.captioner_id, made.prompt_id, made.prompt_sha256] += 1
+            by = made.captioner_id, made.fingerprint, made.prompt_id, made.prompt_sha256
+            self._made[by] += 1
             self._tokens["in"] += made.tokens_in
             self._tokens["out"] += made.tokens_out
             self._tokens["repaired"] += made.repaired
@@ -218,26 +257,30 @@ class Captions:
                 self._profile[part].append(share)
             for caption in found.captions:
                 self._faults.update(caption.faults)
-                if caption.valid:
-                    self._attempts[caption.attempt] += 1
+                self._attempts[caption.attempt]["valid"] += caption.valid
+                self._attempts[caption.attempt]["captions"] += 1
                 self._words[kind, caption.style].append(caption.words)
                 if caption.score is not None:
                     self._scores[kind, caption.style].append(caption.score)
                 digest = hashlib.blake2b(caption.text.encode(), digest_size=8)
-                self._texts[digest.digest()] += 1
+                self._texts.append(int.from_bytes(digest.digest()))
                 if kind == "video" and caption.style == "2":
                     self._grades[found.readability].append(caption.grade)
+                    by_education = self._grades_by_education[found.education_level]
+                    by_education.append(caption.grade)
                     for part, share in profiles.estimate(caption.text).items():
                         self._estimate[part].append(share)
 
     def report(self) -> dict:
         if not self._sets:
             return {}
-        repeated = sum(n for n in self._texts.values() if n > 1)
+        _, counts = np.unique(np.array(self._texts), return_counts=True)
         return {
             "sets": dict(self._sets),
             "requests_of_a_set": dict(sorted(self._asked.items())),
-            "valid_by_attempt": dict(sorted(self._attempts.items())),
+            "by_attempt": {
+                str(n): dict(found) for n, found in sorted(self._attempts.items())
+            },
             "failures": dict(self._failures.most_common()),
             "faults": dict(self._faults.most_common()),
             "words": [
@@ -254,19 +297,41 @@ class Captions:
             "profile_by_lexicon": {
                 part: statistics.fmean(v) for part, v in self._estimate.items()
             },
-            "grade_by_readability": {
-                slot: statistics.median(self._grades[slot])
-                for slot in profiles.READABILITY
-                if self._grades[slot]
+            "profile_wanted": {
+                part: 100 * mean
+                for part, mean in zip(profiles.PARTS, profiles.MEAN, strict=True)
             },
-            "texts": self._texts.total(),
-            "repeated_texts": repeated,
+            "grade_by_readability": _medians(self._grades, profiles.READABILITY),
+            "grade_by_education": _medians(
+                self._grades_by_education, profiles.EDUCATION
+            ),
+            "grades_rise": _rises(_medians(self._grades, profiles.READABILITY)),
+            "texts": len(self._texts),
+            "repeated_texts": int(counts[counts > 1].sum()),
             "tokens": dict(self._tokens),
             "made_by": [
-                {"captioner": captioner, "prompt": prompt, "sha256": digest, "sets": n}
-                for (captioner, prompt, digest), n in sorted(self._made.items())
+                {"captioner": captioner, "fingerprint": fingerprint,
+                 "prompt": prompt, "sha256": digest, "sets": n}
+                for (captioner, fingerprint, prompt, digest), n
+                in sorted(self._made.items())
             ],
         }  # fmt: skip
+
+
+def _numbers() -> array.array:
+    """A list of floats in eight bytes each: there may be millions."""
+    return array.array("d")
+
+
+def _medians(
+    grades: Mapping[str, Sequence], slots: tuple[str, ...]
+) -> dict[str, float]:
+    """Of the slots that have any, in their order."""
+    return {slot: statistics.median(grades[slot]) for slot in slots if grades[slot]}
+
+
+def _rises(medians: dict[str, float]) -> bool:
+    return all(a < b for a, b in itertools.pairwise(medians.values()))
 
 
 def _in_order(found: dict[tuple[str, str], list]) -> list[tuple]:
@@ -274,7 +339,7 @@ def _in_order(found: dict[tuple[str, str], list]) -> list[tuple]:
     return sorted(found.items(), key=lambda item: (item[0][0] != "video", item[0]))
 
 
-def _quantiles(values: list[float]) -> list[float]:
+def _quantiles(values: Sequence[float]) -> list[float]:
     """Smallest, quartiles, largest."""
     return np.percentile(values, (0, 25, 50, 75, 100)).tolist()
 
@@ -298,14 +363,7 @@ def _letter(record: Record, found=None) -> dict:
     }
 
 
-def finished(run: Run, stage: str) -> bool:
-    layout = run.layout
-    return all(layout.manifest(stage, s).exists() for s in range(layout.shards))
-
-
-def read(run: Run) -> tuple[str, Iterator[Record]]:
-    """The last finished stage of records, and its rows; ("", none) without one."""
-    for stage in reversed(STAGES):
-        if finished(run, stage):
-            return stage, shards.read_stage(run.layout, stage)
-    return "", iter(())
+def read(run: Run, done: Collection[str]) -> tuple[str, Iterator[Record]]:
+    """The last stage of records that is done, and its rows; ("", none) without one."""
+    stage = next((s for s in reversed(STAGES) if s in done), "")
+    return stage, shards.read_stage(run.layout, stage) if stage else iter(())

@@ -11,7 +11,8 @@ import subprocess
 
 from data_synthesis import prompts, shards
 from data_synthesis.config import default_config
-from data_synthesis.report import costs, figures, pairs, records
+from data_synthesis.report import costs, figures, links, pairs, records
+from data_synthesis.report.current import current
 from data_synthesis.report.filters import thresholds
 from data_synthesis.report.gallery import gallery
 from data_synthesis.run import Run, differences, whole_stage_hash
@@ -34,25 +35,30 @@ def write_report(run: Run, stages: tuple[str, ...], command: str) -> pathlib.Pat
     """
     root = run.layout.root
     calibration = _json(root / "embed" / "calibration.json")
-    last, rows = records.read(run)
+    there = current(run, stages)
+    done = [stage for stage, n in there.items() if n == run.layout.shards]
+    last, rows = records.read(run, done)
     limits = thresholds(run.config, calibration)
     decided = last in _CHAIN[_CHAIN.index("decide") :] if last else False
     found = records.Records(run, limits, decided)
     for record in rows:
         found.add(record)
     told = found.report()
-    of_pairs, dead = pairs.report(run)
+    of_pairs, dead = pairs.report(run, done)
     dead = found.dead + dead
-    funnel = _funnel(run, stages)
+    funnel = _funnel(run, done)
     if told["filters"] and "decide" in funnel:
         funnel["decide"]["filters"] = told["filters"]
     kept = sum(row["kept"] for row in told["sources"].values())
     report = {
-        "run": _header(run, last, root / "report.json"),
+        "run": _header(
+            run, [s for s in (last, "examples") if s in done], told.pop("embedders")
+        ),
         "stages": funnel,
-        "unfinished": _unfinished(run, stages),
+        "unfinished": {s: n for s, n in there.items() if s not in done},
         "reconciled": _reconciled(funnel),
         **told,
+        "links": links.report(run, done),
         "calibration": {"texts": calibration} if calibration else {},
         "pairs": of_pairs,
         "audit": _json(root / "audit" / "audit.json"),
@@ -64,7 +70,8 @@ def write_report(run: Run, stages: tuple[str, ...], command: str) -> pathlib.Pat
     report["calibration"] |= {f"captions {n}": row for n, row in captioned.items()}
     write_rows(root / "dead_letters.jsonl", dead)
     write_json(root / "report.json", report)
-    shown = gallery(run, {n: found.samples[n].rows() for n in sorted(found.samples)})
+    samples = {name: found.samples[name].rows() for name in sorted(found.samples)}
+    shown = gallery(run, last, samples)
     environment = page.environment(pathlib.Path(__file__).parent)
     environment.filters["share"] = lambda v, of: f"{100 * v / of:.1f} %" if of else "–"
     environment.filters["number"] = _number
@@ -75,6 +82,7 @@ def write_report(run: Run, stages: tuple[str, ...], command: str) -> pathlib.Pat
         gallery=shown,
         kept=kept,
         last=last,
+        link_names=links.NAMES,
         config_text=json.dumps(report["run"]["config"], indent=1),
         figures={
             "thresholds": figures.thresholds(report["thresholds"]),
@@ -88,16 +96,15 @@ def write_report(run: Run, stages: tuple[str, ...], command: str) -> pathlib.Pat
     return path
 
 
-def _header(run: Run, last: str, earlier: pathlib.Path) -> dict:
+def _header(run: Run, data: list[str], embedders: list[str]) -> dict:
+    """`data`: stages that hold the records, and the files of the training set;
+    `embedders`: hashes of weights."""
     config = json.loads(run.config.to_json())
     defaults = json.loads(default_config().to_json())
-    before = _json(earlier).get("run", {})
+    before = _json(run.layout.root / "report.json").get("run", {})
     changes = before.get("changes", [])
     if before and before["config"] != config:
         changes = sorted(differences(before["config"], config))
-    data = {}
-    if last:
-        data = {"stage": last, "sha256": whole_stage_hash(run, last)}
     names = {"config": config, "input": shards.file_sha256(run.input)}
     return {
         "id": shards.config_sha256(names)[:12],
@@ -106,9 +113,10 @@ def _header(run: Run, last: str, earlier: pathlib.Path) -> dict:
         "input_sha256": names["input"],
         "seed": config["seed"],
         "shards": run.layout.shards,
-        "data": data,
+        "data": {stage: whole_stage_hash(run, stage) for stage in data},
         "models": {
             "embedder": config["consistency"]["embedder"],
+            "embedder's weights": ", ".join(embedders),
             "captioner": config["caption"]["captioner"],
             "captioner's model": config["caption"]["model"]
             or config["caption"]["checkpoint"],
@@ -134,12 +142,10 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _funnel(run: Run, stages: tuple[str, ...]) -> dict[str, dict]:
-    """Of the finished stages."""
+def _funnel(run: Run, done: list[str]) -> dict[str, dict]:
+    """Of the stages that are done."""
     found = {}
-    for stage in stages:
-        if not records.finished(run, stage):
-            continue
+    for stage in done:
         found[stage] = _counts(shards.stage_counts(run.layout, stage))
         if stage in _OF_PAIRS:
             found[stage]["tasks"] = {
@@ -153,17 +159,6 @@ def _counts(n: Counts) -> dict:
         "in": n.entered, "kept": n.kept, "dropped": n.dropped, "errors": n.errors,
         "reasons": dict(sorted(n.reasons.items(), key=lambda r: (-r[1], r[0]))),
     }  # fmt: skip
-
-
-def _unfinished(run: Run, stages: tuple[str, ...]) -> dict[str, int]:
-    """Stage -> shards that are there, of those that are not finished."""
-    numbers = {
-        stage: sum(
-            run.layout.manifest(stage, s).exists() for s in range(run.layout.shards)
-        )
-        for stage in stages
-    }
-    return {stage: n for stage, n in numbers.items() if n < run.layout.shards}
 
 
 def _reconciled(funnel: dict[str, dict]) -> dict:

@@ -2,12 +2,15 @@
 
 Each record gives at least one row a task: where it has no pair, the row says why.
 Composed ones have no text yet. Their reference is a still or clip of another video of
-the same split that is described in similar words; or, for a continuation, a clip of the
-target's own video, of which then only what follows the clip is the target.
+the same split that is described in some of the same phrases, so that it shows what the
+target shows, in another way: what has nothing of it would add nothing to the text. For
+a continuation it is a clip of the target's own video, of which then only what follows
+the clip is the target.
 
 What is compared is the records of one shard, a sample of all that its ids settle.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -15,11 +18,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from data_synthesis import draws, pipelines, shards
 from data_synthesis.record import CaptionSet, Media, Record, read_table
-from data_synthesis.rectify import words_of
+from data_synthesis.rectify import tells, words_of
 from data_synthesis.requests import CLIP_RELATIONS, IMAGE_RELATIONS
 from data_synthesis.run import Run, Stage, key
 from data_synthesis.shards import Key, Layout
@@ -33,6 +34,7 @@ STAGE = Stage(
     "candidates",
     ("select",),
     ("seed", "clips", "extend.splits", "extend.neighbours"),
+    version=2,
 )
 # Two captions that share more of their words make no pair.
 SAME = 0.7
@@ -68,15 +70,18 @@ def candidates(records: list[Record], config) -> Iterator[Pair]:
     """Pairs of the records of one shard, in the order of their ids."""
     shares = config.extend.splits
     splits = {r.id: split_of(config.seed, cluster_of(r), shares) for r in records}
-    near = neighbours(records, splits, config.extend.neighbours)
+    number = config.extend.neighbours
+    near = {
+        role: references(records, splits, role, number) for role in ("frame", "clip")
+    }
     for record in records:
         maker = _Maker(record, splits[record.id], config)
         yield maker.text_to_video()
         yield from maker.from_stills()
         yield maker.from_clip()
         yield maker.text_to_text()
-        yield maker.image_composed(near[record.id])
-        yield maker.clip_composed(near[record.id])
+        yield maker.image_composed(near["frame"][record.id])
+        yield maker.clip_composed(near["clip"][record.id])
 
 
 def cluster_of(record: Record) -> str:
@@ -114,52 +119,81 @@ def jaccard(one: str, two: str) -> float:
     return len(a & b) / max(len(a | b), 1)
 
 
-def neighbours(
-    records: list[Record], splits: Mapping[str, str], number: int
-) -> dict[str, list[Record]]:
-    """The records of the same split that are described in the most similar words.
-
-    Similar by the weighted Jaccard index of words, rare ones weighing more; equals by
-    their ids. None is of the same source or cluster.
-
-    Returns:
-      id -> up to `number` records, the nearest first.
-    """
-    words = [_words(record) for record in records]
-    vocabulary = {w: i for i, w in enumerate(sorted(set().union(*words)))}
-    has = np.zeros((len(records), len(vocabulary)), bool)
-    for row, found in enumerate(words):
-        has[row, [vocabulary[w] for w in found]] = True
-    # Whole numbers: sums of them are exact in any order.
-    weight = np.round(1000 * np.log(len(records) / np.maximum(has.sum(0), 1)))
-    weight = weight.astype(np.int64)
-    total = has @ weight
-    found = {}
-    for row, record in enumerate(records):
-        shared = has[:, has[row]] @ weight[has[row]]
-        alike = shared / np.maximum(total + total[row] - shared, 1)
-        others = (
-            records[i]
-            for i in np.argsort(-alike, kind="stable")
-            if splits[records[i].id] == splits[record.id]
-            and cluster_of(records[i]) != cluster_of(record)
-            and records[i].source.sha256 != record.source.sha256
-        )
-        found[record.id] = list(itertools.islice(others, number))
-    return found
-
-
-def _words(record: Record) -> set[str]:
-    found = captions_of(record)
-    texts = [c.text for c in usable(found.captions)] if found else []
-    return set(words_of(" ".join([record.text.rectified, *texts])))
-
-
-class _Reference(NamedTuple):
+class Reference(NamedTuple):
     """A still or clip that a composed query shows."""
 
     record: Record
     medium: Media
+
+
+def references(
+    records: list[Record], splits: Mapping[str, str], role: str, number: int
+) -> dict[str, list[Reference]]:
+    """The media of a role that share the most telling phrases with each record.
+
+    Telling by their inverse frequency among the media; equals in the order of the
+    records. None is of another split, of the same source or of the same cluster. What
+    shares nothing only serves where nothing else is there.
+
+    Returns:
+      id -> up to `number` media, the nearest first.
+    """
+    media = [Reference(r, m) for r in records for m in of_role(r, role)]
+    having = collections.defaultdict(list)
+    for place, found in enumerate(media):
+        for phrase in phrases_shown(found):
+            having[phrase].append(place)
+    result = {}
+    for record in records:
+        shared: collections.Counter[int] = collections.Counter()
+        for phrase in phrases(record) & having.keys():
+            # Whole numbers: sums of them are exact in any order.
+            weight = round(1000 * math.log(len(media) / len(having[phrase])))
+            shared.update(dict.fromkeys(having[phrase], weight))
+        allowed = [
+            place
+            for place, found in enumerate(media)
+            if splits[found.record.id] == splits[record.id]
+            and cluster_of(found.record) != cluster_of(record)
+            and found.record.source.sha256 != record.source.sha256
+        ]
+        near = [place for place in allowed if shared[place] > 0]
+        near.sort(key=lambda place: -shared[place])
+        if not near:
+            near = sorted(allowed, key=lambda p: draws.identity(record.id, p))
+        result[record.id] = [media[place] for place in near[:number]]
+    return result
+
+
+def phrases(record: Record) -> set[str]:
+    """Those of a record that name what its video shows."""
+    captions = captions_of(record)
+    return {*_phrases(captions), *_pairs(record.text.rectified)}
+
+
+def phrases_shown(found: Reference) -> set[str]:
+    """Those of a still, or of all stills of a clip's video; without captions of these,
+    those of the video."""
+    sets = [s for s in found.record.caption_sets if s.media]
+    if found.medium.role == "frame":
+        sets = [s for s in sets if s.media == found.medium.sha256]
+    if not sets:
+        return phrases(found.record)
+    return {phrase for captions in sets for phrase in _phrases(captions)}
+
+
+def _phrases(found: CaptionSet | None) -> Iterator[str]:
+    """Of the captions that name what there is: the summary and the keywords."""
+    for caption in usable(found.captions) if found else ():
+        if caption.style in ("1", "4"):
+            yield from _pairs(caption.text)
+
+
+def _pairs(text: str) -> Iterator[str]:
+    """Neighbouring words that each tell something: "red ball", "old man"."""
+    for one, two in itertools.pairwise(words_of(text)):
+        if tells(one) and tells(two):
+            yield f"{one} {two}"
 
 
 class _Maker:
@@ -225,16 +259,16 @@ class _Maker:
         query = Side(one.text, instruction=ORDERS["T2T"])
         return self._pair("T2T", "", query, Side(two.text), style=one.style)
 
-    def image_composed(self, near: list[Record]) -> Pair:
-        found = self._other(near, "frame")
-        if found is None:
+    def image_composed(self, near: list[Reference]) -> Pair:
+        if not near:
             return self._none("TI2V", "no_reference")
+        found = self._drawn("reference frame", near)
         image = File(found.medium.path, found.medium.sha256)
         query = Side(image=image, instruction=ORDERS["TI2V"])
         relation = self._drawn("TI2V", sorted(IMAGE_RELATIONS))
         return self._composed("TI2V", query, self._video, found, relation)
 
-    def clip_composed(self, near: list[Record]) -> Pair:
+    def clip_composed(self, near: list[Reference]) -> Pair:
         relations = sorted(CLIP_RELATIONS)
         relation = self._drawn("TV2V", relations)
         found, target = None, self._video
@@ -244,9 +278,9 @@ class _Maker:
                 relations.remove(relation)
                 relation = self._drawn("TV2V again", relations)
         if found is None:
-            found, target = self._other(near, "clip"), self._video
-        if found is None:
-            return self._none("TV2V", "no_reference")
+            if not near:
+                return self._none("TV2V", "no_reference")
+            found, target = self._drawn("reference clip", near), self._video
         clip, limits = found.medium, self._config.clips
         query = Side(video=File(clip.path, clip.sha256), instruction=ORDERS["TV2V"])
         pair = self._composed("TV2V", query, target, found, relation)
@@ -255,7 +289,7 @@ class _Maker:
             return pair.leave("drop", STAGE.name, "clip_length")
         return pair
 
-    def _continued(self) -> tuple[_Reference | None, Side]:
+    def _continued(self) -> tuple[Reference | None, Side]:
         """The own clip, and what follows it if that is long enough."""
         record, clips = self._record, of_role(self._record, "clip")
         ahead = self._config.clips.min_seconds
@@ -264,23 +298,14 @@ class _Maker:
         # No frame of the clip may be in the target: from the next millisecond on.
         start = math.ceil(clips[0].end * 1000) / 1000
         target = dataclasses.replace(self._video, start=start)
-        return _Reference(record, clips[0]), target
-
-    def _other(self, near: list[Record], role: str) -> _Reference | None:
-        """A still or clip of one of the nearest records that have any."""
-        media = [
-            _Reference(record, medium)
-            for record in near
-            for medium in of_role(record, role)
-        ]
-        return self._drawn(f"reference {role}", media) if media else None
+        return Reference(record, clips[0]), target
 
     def _drawn(self, purpose: str, choices: list):
         place = draws.uniform(self._config.seed, self._record.id, purpose)
         return choices[int(place * len(choices))]
 
     def _composed(
-        self, task: str, query: Side, target: Side, found: _Reference, relation: str
+        self, task: str, query: Side, target: Side, found: Reference, relation: str
     ) -> Pair:
         medium = found.medium
         slot = f"{found.record.id}/{medium.sha256}/{relation}"

@@ -6,7 +6,6 @@ later stage: here they are None.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,13 +16,12 @@ from data_synthesis import (
     profiles,
     prompts,
     requests,
-    shards,
     validation,
 )
-from data_synthesis.asking import Answered, Task
+from data_synthesis.asking import Answered, Session, Task
 from data_synthesis.captioners import choice
 from data_synthesis.captioners.base import Medium
-from data_synthesis.record import Caption, CaptionSet, Generation, Record, Score
+from data_synthesis.record import Caption, CaptionSet, Record, Score
 from data_synthesis.rectify import words_of
 from data_synthesis.run import Context, Run, Stage, mapped
 from data_synthesis.stages import assets
@@ -33,7 +31,9 @@ _KEYS = (
     "captioner", "profile_mode", "max_tokens", "temperature", "attempts", "repair_json",
     "frames", "flags",
 )  # fmt: skip
-STAGE = Stage("caption", ("assets",), ("seed", *(f"caption.{key}" for key in _KEYS)))
+STAGE = Stage(
+    "caption", ("assets",), ("seed", *(f"caption.{key}" for key in _KEYS)), version=2
+)
 # How often a style is the text that asks for the video. Searches are short more often
 # than not; all kinds are in the benchmark.
 WEIGHTS = {"1": 3, "2": 3, "3": 2, "4": 1, "5": 1}
@@ -62,7 +62,7 @@ def process(rows: Iterator[Record], context: Context) -> Iterator[Record]:
     with asking.session(run, STAGE.name, context.shard) as session:
         found = iter(session.ask([w.task for each in wanted for w in each]))
     for record, each in zip(records, wanted, strict=True):
-        sets = tuple(_set(run, session.captioner, w, next(found)) for w in each)
+        sets = tuple(_set(run, session, w, next(found)) for w in each)
         yield _captioned(record, sets)
 
 
@@ -118,14 +118,12 @@ def _captioned(record: Record, sets: tuple[CaptionSet, ...]) -> Record:
     return record
 
 
-def _set(run: Run, captioner: str, wanted: _Wanted, found: Answered) -> CaptionSet:
-    request, settings = wanted.task.request, run.config.caption
-    prompt = prompts.load(request.kind)
+def _set(run: Run, session: Session, wanted: _Wanted, found: Answered) -> CaptionSet:
+    request = wanted.task.request
     captions = tuple(
         _caption(style, text, found) for style, text in sorted(found.value.items())
     )
     valid = [c for c in captions if c.valid and not found.failure]
-    sampling = {name: settings[name] for name in ("max_tokens", "temperature")}
     return CaptionSet(
         media=wanted.media,
         captions=captions,
@@ -133,18 +131,7 @@ def _set(run: Run, captioner: str, wanted: _Wanted, found: Answered) -> CaptionS
         profile=wanted.profile,
         readability=wanted.slots[0],
         education_level=wanted.slots[1],
-        generation=Generation(
-            captioner_id=captioner,
-            prompt_id=prompt.id,
-            prompt_sha256=prompt.sha256,
-            schema_sha256=shards.config_sha256(request.schema),
-            sampling=json.dumps(sampling),
-            seed=run.config.seed,
-            attempts=found.asked,
-            tokens_in=found.tokens_in,
-            tokens_out=found.tokens_out,
-            repaired=found.repaired,
-        ),
+        generation=session.made(request, found),
         failure=found.failure,
     )
 

@@ -20,7 +20,7 @@ from data_synthesis import asking, draws, pipelines, prompts, quotas, requests, 
 from data_synthesis.asking import Answered, Task
 from data_synthesis.captioners import choice
 from data_synthesis.captioners.base import Medium
-from data_synthesis.embedding import Client, Embedded
+from data_synthesis.embedding import Client, Embedded, fingerprint
 from data_synthesis.record import Failure, Generation, Record, batched, read_table
 from data_synthesis.run import Run, Stage, key
 from data_synthesis.searching import score
@@ -36,6 +36,7 @@ STAGE = Stage(
     ("seed", "consistency.embedder", "extend.pool",
      *(f"caption.{k}" for k in
        ("captioner", "max_tokens", "temperature", "attempts", "repair_json"))),
+    version=2,
 )  # fmt: skip
 _PROMPTS = {"TI2V": "image_query", "TV2V": "clip_query"}
 
@@ -58,6 +59,7 @@ def work(run: Run) -> pipelines.Work:
     more = {
         "limits": shards.config_sha256(limits),
         "captioner": choice.fingerprint(run.config),
+        "embedder": fingerprint(run.config.consistency.embedder),
         "prompts": prompts.digest(*_PROMPTS.values(), "reask"),
         "pool": pool.sha256() if pool else "",
     }
@@ -117,7 +119,7 @@ def _shard(run: Run, limits, pool: Pool | None, layout: Layout, key: Key, shard:
         with asking.session(run, STAGE.name, shard) as session:
             answers = session.ask(tasks)
         written = [
-            answered(run, pair, task, answer, session.captioner)
+            answered(pair, answer, session.made(task.request, answer))
             for pair, task, answer in zip(wanted, tasks, answers, strict=True)
         ]
         if pool is not None:
@@ -147,24 +149,8 @@ def make_task(run: Run, pair: Pair, records: dict[str, Record]) -> Task:
     )  # fmt: skip
 
 
-def answered(run: Run, pair: Pair, task: Task, found: Answered, captioner: str) -> Pair:
+def answered(pair: Pair, found: Answered, generation: Generation) -> Pair:
     """The pair with its text, or ended by the failure of its request."""
-    request = task.request
-    prompt = prompts.load(request.kind)
-    generation = Generation(
-        captioner_id=captioner,
-        prompt_id=prompt.id,
-        prompt_sha256=prompt.sha256,
-        schema_sha256=shards.config_sha256(request.schema),
-        sampling=json.dumps(
-            {"max_tokens": request.max_tokens, "temperature": request.temperature}
-        ),
-        seed=run.config.seed,
-        attempts=found.asked,
-        tokens_in=found.tokens_in,
-        tokens_out=found.tokens_out,
-        repaired=found.repaired,
-    )
     if found.failure is not None:
         return pair.leave(
             "error", STAGE.name, *found.failure.codes,

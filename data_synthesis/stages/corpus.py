@@ -28,6 +28,7 @@ def work(run: Run) -> pipelines.Grouped:
         functools.partial(_expand, run.layout),
         functools.partial(_meet, run.layout),
         _write,
+        beside=tuple(TABLES),
     )
 
 

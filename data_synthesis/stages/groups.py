@@ -21,7 +21,7 @@ from gve_jax.types import UserError
 
 # The thresholds, because they say which record of a cluster is kept.
 STAGE = Stage("groups", ("qc",), ("text", "media", "motion"))
-_STRENGTH = ("bytes", "frames", "near", "mirrored")
+_STRENGTH = ("bytes", "frames", "near", "mirrored")  # kinds of links that make groups
 _SHOWN = 5  # records named in a message
 
 
@@ -38,7 +38,7 @@ def work(run: Run) -> pipelines.Grouped:
         run.layout,
         (key(run, STAGE, inputs),) * run.layout.shards,
         tuple(range(run.layout.shards)),
-        functools.partial(_expand, run),
+        functools.partial(_expand, run, inputs["links"]),
         functools.partial(_meet, run.layout),
         functools.partial(_write, run),
     )
@@ -76,10 +76,10 @@ def _texts(layout: Layout, shard: int) -> dict[str, int]:
     return {link.id: link.number for link in links if link.kind == "text"}
 
 
-def _expand(run: Run, shard: int) -> Iterator[tuple[str, tuple]]:
+def _expand(run: Run, links: str, shard: int) -> Iterator[tuple[str, tuple]]:
     """Of records that have duplicates or repeat the benchmark, by their cluster."""
     layout = run.layout
-    cluster, kinds, hits = _clusters(shards.read_stage(layout, "links", Link))
+    cluster, kinds, hits = _all_clusters(layout, links)
     texts = _texts(layout, shard)
     for record in read_table(layout.table("qc", shard), Record):
         if record.id in cluster:
@@ -116,6 +116,12 @@ def _write(run: Run, layout: Layout, key: Key, shard: int, rows: list) -> None:
     shards.map_shard(layout, key, shard, "qc", process)
 
 
+@functools.lru_cache(1)  # all links: once in a process, not for each shard
+def _all_clusters(layout: Layout, sha256: str):
+    """`_clusters` of the finished stage, whose hash says which."""
+    return _clusters(shards.read_stage(layout, "links", Link))
+
+
 def _clusters(
     links: Iterator[Link],
 ) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
@@ -135,7 +141,7 @@ def _clusters(
         if link.kind == "benchmark":
             root(link.id)
             hits[link.id] = min(link.other, hits.get(link.id, link.other))
-        elif link.kind != "text":
+        elif link.kind in _STRENGTH:
             for name in (link.id, link.other):
                 kinds[name] = min(kinds[name], link.kind, key=_STRENGTH.index)
             one, two = sorted((root(link.id), root(link.other)))

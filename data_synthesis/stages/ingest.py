@@ -44,7 +44,11 @@ def work(run: Run) -> pipelines.Grouped:
 
 
 def _roots(run: Run) -> tuple[str, ...]:
-    roots = run.config.ingest.roots or (str(run.input.parent),)
+    return _resolved(tuple(run.config.ingest.roots) or (str(run.input.parent),))
+
+
+@functools.cache  # once in a process, not for each record
+def _resolved(roots: tuple[str, ...]) -> tuple[str, ...]:
     for root in roots:
         if not os.path.isdir(root):
             raise UserError(f"config.ingest.roots: no folder {root!r}")

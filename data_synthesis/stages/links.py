@@ -3,12 +3,11 @@
 Records that have something in common meet in a group: the bytes of their files, their
 decoded frames, a band of their perceptual hashes, their text. What a group finds goes
 to the shard of the record it is about. Of a band that very many share, only the first
-are compared with each other; with the benchmark all are.
+are compared with each other, and a "cut" says so; with the benchmark all are.
 """
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,16 +21,23 @@ from data_synthesis.shards import Key, Layout
 from data_synthesis.stages.benchmark import Evaluated
 
 STAGE = Stage(
-    "links", ("qc",), ("duplicates.max_distance", "duplicates.benchmark"), version=2
+    "links", ("qc",), ("duplicates.max_distance", "duplicates.benchmark"), version=3
 )
-# Records of one band that are compared, each with each.
-_MOST = 400
+# Records of one band that are compared, each with each: seconds of work.
+_MOST = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """`kind`: "bytes", "frames", "near", "mirrored" (to record `other`), "text"
-    (`number` videos share it) or "benchmark" (it repeats the file `other` of it)."""
+    """`kind` is one of
+
+    "bytes", "frames", "near", "mirrored": repeats record `other`
+    "benchmark": repeats the file `other` of it
+    "text": `number` videos share its text
+    "within", "across": of `texts`; its text is nearly that of record `other`, of the
+      same file or of another, and `distance` 1 - Jaccard index
+    "cut": `number` records from this one on were not compared in band `other`
+    """
 
     id: str
     kind: str
@@ -48,7 +54,7 @@ class Member(NamedTuple):
 
     name: str
     evaluated: bool = False
-    sha256: str = ""
+    sha256: str = ""  # of the file
     hashes: bytes = b""  # packed
     turned: bool = False  # the hashes are of the mirrored frames
 
@@ -103,7 +109,11 @@ def _meet(layout: Layout, limit: float, met: tuple[str, str], rows: Iterator[tup
         videos = len({member.sha256 for member in members})
         links = [Link(m.name, "text", number=videos) for m in members if videos > 1]
     elif kind == "band":
-        links = [*_near(members[:_MOST], limit), *_evaluated(members, theirs, limit)]
+        links = [
+            *_near(members[:_MOST], limit),
+            *_evaluated(members, theirs, limit),
+            *_cut(members, met),
+        ]
     else:
         links = [Link(m.name, kind, members[0].name) for m in members[1:]]
         links += [Link(m.name, "benchmark", theirs[0].name) for m in members if theirs]
@@ -111,15 +121,30 @@ def _meet(layout: Layout, limit: float, met: tuple[str, str], rows: Iterator[tup
         yield layout.shard_of(link.id), link
 
 
+def _cut(members: list[Member], met: tuple[str, str]) -> Iterator[Link]:
+    if len(members) > _MOST:
+        left = len(members) - _MOST
+        yield Link(members[_MOST].name, "cut", " ".join(met), number=left)
+
+
 def _near(members: list[Member], limit: float) -> Iterator[Link]:
-    for one, two in itertools.combinations(members, 2):
-        if one.name == two.name or (one.turned and two.turned):
-            continue
-        found = hashes.distance(one.hashes, two.hashes)
-        if found <= limit:
-            kind = "mirrored" if one.turned or two.turned else "near"
-            first, second = sorted((one.name, two.name))
-            yield Link(second, kind, first, distance=found)
+    """Links that join all that are near each other, directly or by others; as many as
+    that takes, or a thousand copies would have half a million."""
+    table = hashes.table([m.hashes for m in members])
+    turned = np.array([m.turned for m in members], bool)
+    # Joined are records; one of them may be here mirrored as well.
+    _, cluster = np.unique([m.name for m in members], return_inverse=True)
+    for kind in ("near", "mirrored"):
+        for i, one in enumerate(members[:-1]):
+            found = hashes.distances(table[i], table[i + 1 :])
+            other = turned[i + 1 :]
+            # Of two mirrored ones the originals are as near.
+            fits = ~other & ~turned[i] if kind == "near" else other ^ turned[i]
+            near = fits & (found <= limit)
+            while (new := np.flatnonzero(near & (cluster[i + 1 :] != cluster[i]))).size:
+                first, second = sorted((one.name, members[i + 1 + new[0]].name))
+                yield Link(second, kind, first, distance=float(found[new[0]]))
+                cluster[cluster == cluster[i + 1 + new[0]]] = cluster[i]
 
 
 def _evaluated(
@@ -127,11 +152,9 @@ def _evaluated(
 ) -> Iterator[Link]:
     if not theirs:
         return
-    table = np.frombuffer(b"".join(m.hashes for m in theirs), np.uint64)
-    table = table.reshape(len(theirs), hashes.FRAMES)
+    table = hashes.table([m.hashes for m in theirs])
     for member in members:
-        own = np.frombuffer(member.hashes, np.uint64)
-        found = np.bitwise_count(table ^ own).mean(1)
+        found = hashes.distances(hashes.table([member.hashes])[0], table)
         best = int(found.argmin())
         if found[best] <= limit:
             yield Link(

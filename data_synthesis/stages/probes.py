@@ -8,7 +8,7 @@ import functools
 import hashlib
 
 from data_synthesis import pipelines, shards
-from data_synthesis.embedding import Client
+from data_synthesis.embedding import Client, fingerprint
 from data_synthesis.record import Record, batched, read_table
 from data_synthesis.rectify import normalised
 from data_synthesis.run import Run, Stage, key
@@ -33,11 +33,13 @@ def work(run: Run) -> pipelines.Work:
                 f"config.mine.negatives.{task}={number}: negatives are videos; only "
                 "tasks that ask for one take them"
             )
+    model = {"embedder": fingerprint(run.config.consistency.embedder)}
     keys = tuple(
-        key(run, STAGE, shards.input_hashes(run.layout, shard, STAGE.inputs))
+        key(run, STAGE, shards.input_hashes(run.layout, shard, STAGE.inputs) | model)
         for shard in range(run.layout.shards)
     )
-    return pipelines.Work(run.layout, keys, functools.partial(_shard, run))
+    work = functools.partial(_shard, run)
+    return pipelines.Work(run.layout, keys, work, beside=("targets",))
 
 
 def _shard(run: Run, layout: Layout, key: Key, shard: int) -> None:

@@ -2,7 +2,7 @@
 
 It drops nothing: `decide` does, so that thresholds change without decoding again. Only
 what can neither be read nor repaired ends here, as an error. Scores are named "text.X",
-"video.X" and "motion.X".
+"video.X" and "motion.X"; "repair.X" is the number of frames that decoded before.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ STAGE = Stage(
     "qc",
     ("ingest",),
     (*(f"media.{name}" for name in _LIMITS), "clips.min_shot"),
-    version=2,
+    version=3,
 )
 
 
@@ -58,7 +58,7 @@ def _described(record: Record, result: tuple | str, config) -> Record:
             code, reason = "lost", result
         scored = dataclasses.replace(record, scores=scores)
         return scored.leave("error", STAGE.name, code, detail=reason)
-    found, mended, how = result
+    found, mended = result
     motion = found.motion
     values = {
         "video.frames": found.num_frames,
@@ -71,8 +71,8 @@ def _described(record: Record, result: tuple | str, config) -> Record:
         "motion.flow": motion.flow,
     }
     scores |= {name: Score(float(value)) for name, value in values.items()}
-    if how:
-        scores[f"repair.{how}"] = Score(1.0)
+    if mended:
+        scores[f"repair.{mended.how}"] = Score(float(mended.frames))
     return dataclasses.replace(
         record,
         source=dataclasses.replace(
@@ -85,7 +85,7 @@ def _described(record: Record, result: tuple | str, config) -> Record:
             num_frames=found.num_frames,
             duration=found.duration,
         ),
-        media=(mended,) if mended else (),
+        media=(mended.media,) if mended else (),
         scores=scores,
         hashes=found.hashes,
         mirrored=found.mirrored,

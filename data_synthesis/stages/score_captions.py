@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_synthesis import pipelines, shards
-from data_synthesis.embedding import Client
+from data_synthesis.embedding import Client, fingerprint
 from data_synthesis.record import CaptionSet, Record, batched, read_table
 from data_synthesis.run import Run, Stage, key
 from data_synthesis.searching import cosine
@@ -48,11 +48,13 @@ class Shown(NamedTuple):
 
 
 def work(run: Run) -> pipelines.Work:
+    model = {"embedder": fingerprint(run.config.consistency.embedder)}
     keys = tuple(
-        key(run, STAGE, shards.input_hashes(run.layout, shard, STAGE.inputs))
+        key(run, STAGE, shards.input_hashes(run.layout, shard, STAGE.inputs) | model)
         for shard in range(run.layout.shards)
     )
-    return pipelines.Work(run.layout, keys, functools.partial(_shard, run))
+    work = functools.partial(_shard, run)
+    return pipelines.Work(run.layout, keys, work, beside=("caption_scores",))
 
 
 def _shard(run: Run, layout: Layout, key: Key, shard: int) -> None:
