@@ -1,5 +1,6 @@
 """Many cuts of one long video, in passes over it whose memory does not grow with it."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -174,6 +175,8 @@ class LongVideo:
                 sound = faults == sample.faults or not planned
                 if sample.full() and sound:
                     yield sample.number, sample.frames()
+                    # PyAV's frames and their side data hold each other.
+                    gc.collect()
             if not wanted:
                 break
 

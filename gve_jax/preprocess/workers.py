@@ -7,6 +7,7 @@ its process along. In a process of their own they cost the item they were readin
 import collections
 import contextlib
 import functools
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -374,6 +375,7 @@ def serve(fd: str) -> None:
     try:
         read, timeout_s = pickle.loads(pipe.recv_bytes())
         threadpoolctl.threadpool_limits(1, user_api="blas")  # as in Processor
+        gc.freeze()  # what is here by now stays: none of it is looked at again
         pipe.send_bytes(b"ready")
         while True:
             parts = _answers(read, pickle.loads(pipe.recv_bytes()))
