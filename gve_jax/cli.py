@@ -33,13 +33,13 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "search": _index(
             "search",
             "search an index by text, image or clip",
-            '"a red ball rolls away" --index=INDEX --checkpoint=CHECKPOINT',
+            '"a red ball rolls away" --index=INDEX',
             "search_verb",
         ),
         "serve": _index(
             "serve",
             "the same as a web page on this machine",
-            "--index=INDEX --checkpoint=CHECKPOINT",
+            "--index=INDEX",
         ),
         "index build": _index(
             "build",
@@ -49,7 +49,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "index add": _index(
             "add",
             "add folders or files",
-            "DIR --checkpoint=CHECKPOINT --index=INDEX",
+            "DIR --index=INDEX",
             "build",
         ),
         "index remove": _index(

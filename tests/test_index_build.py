@@ -743,6 +743,14 @@ def test_the_commands(folder, workdir, tmp_path):
         names(index) == ["long.mp4"] and len(list((index / "data").glob("*.npy"))) == 1
     )
 
+    # Whoever adds or searches need not name the checkpoint again.
+    assert found.model["checkpoint"] == str(workdir)
+    shutil.copy(folder / "long.mp4", folder / "deep" / "copy.mp4")
+    code, out, errors = run("add", folder / "deep" / "copy.mp4", f"--index={index}")
+    assert code == 0, errors
+    code, out, errors = run("search", "a text", f"--index={index}", "--json")
+    assert code == 0 and len(json.loads(out)[0]["also"]) == 1, errors
+
 
 @pytest.mark.slow
 def test_what_the_commands_refuse(folder, workdir, tmp_path):
@@ -754,10 +762,10 @@ def test_what_the_commands_refuse(folder, workdir, tmp_path):
         (("info", f"--index={tmp_path / 'no'}"), 1, "no index there"),
         (("build", *flags), 2, "takes folders or files"),
         (("build", folder, *flags, "--windows=3"), 2, "unknown flag --windows=3"),
-        (("build", folder, "--index=x"), 2, "checkpoint"),
+        (("build", folder, f"--index={tmp_path / 'x'}"), 1, "--checkpoint: name a"),
         (("dance",), 2, "usage"),
         (("build", folder, *flags, "--dim=15"), 1, "trained for vectors of 16, 32"),
-        (("build", folder, *flags, "--window=9"), 1, "built otherwise (stride=4.5, th"),
+        (("build", folder, *flags, "--window=9"), 1, "built otherwise (window=9.0, th"),
         (("build", tmp_path / "no", *flags), 1, "No such file"),
     ]:
         code, out, errors = run(*arguments)

@@ -341,7 +341,7 @@ def test_queries_have_the_instruction_of_their_parts():
 @pytest.fixture
 def verb(monkeypatch, built):
     """Runs the verb with flags; gives what it prints."""
-    monkeypatch.setattr(search_verb, "embedder_from_flags", Embedder)
+    monkeypatch.setattr(search_verb, "embedder_from_flags", lambda like: Embedder())
 
     def run(*arguments, capsys):
         with flagsaver.flagsaver():

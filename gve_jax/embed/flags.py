@@ -1,6 +1,7 @@
 """Flags that commands which embed have in common, and the embedder they name."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
 import jax
 from absl import flags
@@ -36,27 +37,52 @@ _PRESET = flags.DEFINE_string(
 )
 
 
+def flag_values(like: Mapping[str, str | None] | None = None) -> dict[str, str | None]:
+    """Flag -> value, of all flags here; a local checkpoint's path is absolute.
+
+    Without a checkpoint all are those of `like`, which an earlier call returned.
+
+    Raises UserError if there is neither.
+    """
+    checkpoint = _CHECKPOINT.value
+    if checkpoint is None:
+        if not like:
+            raise UserError(
+                "--checkpoint: name a training workdir, a folder or a hub id"
+            )
+        return dict(like)
+    values = {flag.name: flag.value for flag in (_DTYPE, _WEIGHTS, _PRESET)}
+    values["checkpoint"] = checkpoint
+    if is_workdir(checkpoint) or os.path.isdir(checkpoint):  # else a hub id
+        values["checkpoint"] = os.path.abspath(checkpoint)
+    return values
+
+
 def embedder_from_flags(
     config: ConfigDict | None = None,
     exact: bool = False,
     devices: Sequence[jax.Device] | None = None,
+    like: Mapping[str, str | None] | None = None,
 ) -> Embedder:
-    """The embedder of the flags; the arguments are those of `from_checkpoint`.
+    """The embedder of the flags; `like` is that of `flag_values`, the other arguments
+    are those of `from_checkpoint`.
 
     Raises UserError as that does, and for a workdir's preset.
     """
-    if _PRESET.value:
-        if is_workdir(_CHECKPOINT.value):
+    values = flag_values(like)
+    checkpoint, preset = values["checkpoint"], values["preset"]
+    if preset:
+        if is_workdir(checkpoint):
             raise UserError(
-                f"--preset={_PRESET.value}: {_CHECKPOINT.value} is a training workdir, "
+                f"--preset={preset}: {checkpoint} is a training workdir, "
                 "which embeds as it was trained; leave the flag out"
             )
         config = default_config() if config is None else config
-        config.preprocess.preset = _PRESET.value
+        config.preprocess.preset = preset
     return Embedder.from_checkpoint(
-        _CHECKPOINT.value,
-        dtype=_DTYPE.value,
-        weights=_WEIGHTS.value or (config and config.model.param_dtype) or None,
+        checkpoint,
+        dtype=values["dtype"],
+        weights=values["weights"] or (config and config.model.param_dtype) or None,
         config=config,
         exact=exact,
         devices=devices,

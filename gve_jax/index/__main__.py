@@ -1,8 +1,7 @@
 """Index folders of videos and images, and search them.
 
 python -m gve_jax.index build DIR --checkpoint=runs/quickstart/train --index=runs/index
-python -m gve_jax.index search "a red ball rolls away" --index=runs/index \
-    --checkpoint=runs/quickstart/train
+python -m gve_jax.index search "a red ball rolls away" --index=runs/index
 """
 
 import importlib

@@ -14,15 +14,15 @@ import jax
 from absl import flags
 
 from gve_jax.embed import Embedder
-from gve_jax.embed.flags import embedder_from_flags
+from gve_jax.embed.flags import embedder_from_flags, flag_values
 from gve_jax.index.flags import INDEX, arguments
-from gve_jax.index.store import DTYPES, open_index, writer
+from gve_jax.index.store import DTYPES, Index, open_index, writer
 from gve_jax.index.update import Update
 from gve_jax.index.walk import walk
 from gve_jax.index.windows import Windows
 from gve_jax.types import UserError
 
-REQUIRED = ("index", "checkpoint")
+REQUIRED = ("index",)
 _LIKE = "default: as the index has it, else "
 _WINDOW = flags.DEFINE_float(
     "window", None, f"Seconds of a window, 0 for whole videos only; {_LIKE}10."
@@ -47,21 +47,24 @@ _DIM = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     paths = arguments(argv, "folders or files", least=1)
     found = walk(paths, INDEX.value)
+    there = None
+    if (pathlib.Path(INDEX.value) / "index.json").exists():
+        there = open_index(INDEX.value)
+    model = flag_values(there and there.model)
     # Those of this process: others may have work of their own.
-    embedder = embedder_from_flags(devices=jax.local_devices())
-    dim, dtype, rule = _settings(embedder)
-    with writer(INDEX.value, embedder.contract, dim, dtype, rule._asdict()) as w:
+    embedder = embedder_from_flags(devices=jax.local_devices(), like=model)
+    dim, dtype, rule = _settings(embedder, there)
+    with writer(INDEX.value, embedder.contract, dim, dtype, rule._asdict(), model) as w:
         update = Update(w, embedder, rule, found, drop_gone=argv[0] == "build")
         update.run()
         print(update.report())
 
 
-def _settings(embedder: Embedder) -> tuple[int, str, Windows]:
+def _settings(embedder: Embedder, there: Index | None) -> tuple[int, str, Windows]:
     """(dim, dtype, windows) of the flags, or else of the index that is there."""
     like = {"window": 10.0, "stride": None, "snap": True}
     dim, dtype = embedder.dim, "float32"
-    if (pathlib.Path(INDEX.value) / "index.json").exists():
-        there = open_index(INDEX.value)
+    if there is not None:
         like, dim, dtype = there.settings, there.dim, there.dtype
     given = {"window": _WINDOW.value, "stride": _STRIDE.value, "snap": _SNAP.value}
     like = like | {name: value for name, value in given.items() if value is not None}

@@ -42,7 +42,12 @@ REBUILD = "build the index again under another name"
 
 
 def create(
-    path: pathlib.Path, contract: Contract, dim: int, dtype: str, settings: dict
+    path: pathlib.Path,
+    contract: Contract,
+    dim: int,
+    dtype: str,
+    settings: dict,
+    model: dict,
 ) -> None:
     """The first commit, of nothing."""
     commit = {
@@ -54,6 +59,7 @@ def create(
         "embeddings": "data/embeddings-0.npy",
         "items": "data/items-0.parquet",
         "settings": settings,
+        "model": model,
         "recall": None,
     }
     with open(path / commit["embeddings"], "wb") as f:

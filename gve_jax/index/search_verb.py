@@ -1,7 +1,7 @@
 """Search an index by text, image, clip or any mixture of them.
 
 python -m gve_jax.index search "a red ball rolls behind a box" --index=runs/index \
-    --checkpoint=runs/quickstart/train --filter="duration>30 path~*holiday*"
+    --filter="duration>30 path~*holiday*"
 """
 
 import json
@@ -18,9 +18,10 @@ from gve_jax.index import filters
 from gve_jax.index.flags import INDEX, arguments
 from gve_jax.index.page import clock, render
 from gve_jax.index.searching import Hit, Searcher, make_query
+from gve_jax.index.store import open_index
 from gve_jax.types import UserError
 
-REQUIRED = ("index", "checkpoint")
+REQUIRED = ("index",)
 _TEXT = flags.DEFINE_string(
     "text", None, "What to look for; with an image or video, how it should differ."
 )
@@ -50,8 +51,9 @@ def main(argv: list[str]) -> None:
         text or _TEXT.value, *paths, _START.value, _END.value, _INSTRUCTION.value
     )
     filter = filters.parse_filter(_FILTER.value)
+    embedder = embedder_from_flags(like=open_index(INDEX.value).model)
     # One search is no reason to keep the vectors.
-    searcher = Searcher(INDEX.value, embedder_from_flags(), kept_bytes=0)
+    searcher = Searcher(INDEX.value, embedder, kept_bytes=0)
     [hits] = searcher.search([query], _K.value, filter, _SPANS.value)
     if _JSON.value:
         print(json.dumps([hit.to_json() for hit in hits], indent=1))

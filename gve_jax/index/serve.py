@@ -1,6 +1,6 @@
 """A search page of an index, on this machine; needs the `web` extra.
 
-python -m gve_jax.index serve --index=runs/index --checkpoint=runs/quickstart/train
+python -m gve_jax.index serve --index=runs/index
 """
 
 import contextlib
@@ -13,11 +13,11 @@ from gve_jax.config import default_config
 from gve_jax.embed.flags import embedder_from_flags
 from gve_jax.index.flags import INDEX, arguments
 from gve_jax.index.searching import Request, Searcher, make_query
-from gve_jax.index.store import local_path
+from gve_jax.index.store import local_path, open_index
 from gve_jax.progress import ProgressLine
 from gve_jax.types import UserError
 
-REQUIRED = ("index", "checkpoint")
+REQUIRED = ("index",)
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "Address to listen at; 0.0.0.0 lets other machines search."
 )
@@ -48,7 +48,8 @@ def main(argv: list[str]) -> None:
     config = default_config()
     # A clip comes from anybody: it is read in a process that may crash.
     config.embed.update(decode_workers=1, decode_timeout_s=30.0, decode_memory_mb=2048)
-    searcher = Searcher(INDEX.value, embedder_from_flags(config))
+    embedder = embedder_from_flags(config, like=open_index(INDEX.value).model)
+    searcher = Searcher(INDEX.value, embedder)
     warm(searcher)
     app = make_app(searcher, _UPLOAD_MB.value * 1_000_000, (_HOST.value, *_NAMES.value))
     port = listening.getsockname()[1]

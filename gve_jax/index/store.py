@@ -135,6 +135,7 @@ class Index:
     items: pa.Table  # as SCHEMA
     generation: int  # counts the commits
     settings: dict  # how files were cut into windows
+    model: dict  # what made the vectors, see `gve_jax.embed.flags.flag_values`
     recall: dict | None  # of the kept vectors against float32, where they differ
 
     @functools.cached_property
@@ -188,6 +189,7 @@ def open_index(path: str | os.PathLike) -> Index:
         items=items,
         generation=commit["generation"],
         settings=commit["settings"],
+        model=commit["model"],
         recall=commit["recall"],
     )
 
@@ -199,6 +201,7 @@ def writer(
     dim: int = 0,
     dtype: str = "float32",
     settings: dict | None = None,
+    model: dict | None = None,
 ) -> Iterator["Writer"]:
     """The one writer of an index. What is not committed at its end is given up.
 
@@ -208,6 +211,8 @@ def writer(
       dim: of its vectors.
       dtype: that they are kept in, a key of `DTYPES`.
       settings: how files are cut into windows; values that JSON knows.
+      model: where its checkpoint is, and how it is read: for who searches. Of an index
+        that is there it replaces what was known, as checkpoints are moved.
 
     Raises:
       UserError: another process writes; the index there differs in any of these, or is
@@ -223,7 +228,7 @@ def writer(
             (path / "data").mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path / "lock"))
             if contract is not None and not (path / "index.json").exists():
-                create(path, contract, dim, dtype, settings or {})
+                create(path, contract, dim, dtype, settings or {}, model or {})
         commit = read_commit(path)
         if contract is not None:
             there = Contract.load(path / "contract.json")
@@ -241,6 +246,7 @@ def writer(
                     f"{path} was built otherwise ({'; '.join(differ)}): give the same "
                     "flags or another --index"
                 )
+            commit["model"] = model or commit["model"]
         opened = Writer(path, commit)
         stack.callback(opened.close)
         yield opened
