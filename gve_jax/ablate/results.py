@@ -73,18 +73,20 @@ def table(results: dict[str, Any]) -> str:
 
 
 def verdict(arm: ConfigDict, comparison: dict | None, seeds: int) -> dict[str, str]:
-    """What the study says on the paper's claim: a word, and a sentence of it.
+    """What the study says on an arm's claim: a word, and a sentence of it.
 
     "shows" only if the interval of the ability average lies above 0, "does not show" if
     it lies below, else "undecided"; and always that of one seed, whose interval knows
     nothing of other seeds.
     """
-    paper = f"The paper: {arm.points} points (3B, 7B), on other data."
+    paper = ""
+    if arm.points:
+        paper = f" The paper: {arm.points} points (3B, 7B), on other data."
     if comparison is None:
         return {
             "word": "undecided",
             "sentence": f"{arm.claim}: undecided, its baseline {arm.baseline} is not "
-            f"in this study. {paper}",
+            f"in this study.{paper}",
         }
     found = comparison["ability_average"]
     low, high = 100 * found["low"], 100 * found["high"]
@@ -106,7 +108,7 @@ def verdict(arm: ConfigDict, comparison: dict | None, seeds: int) -> dict[str, s
         "word": word,
         "sentence": f"{arm.claim}: {said} Ability average against {arm.baseline}: "
         f"{100 * found['difference']:+.1f} points, 95 % interval [{low:+.1f}, "
-        f"{high:+.1f}], over {seeds} {noun}. {paper}",
+        f"{high:+.1f}], over {seeds} {noun}.{paper}",
     }
 
 
