@@ -55,6 +55,19 @@ def write_shots(path, shots, rate=8, size=56, **options):
     return path
 
 
+def write_sound(path):
+    """A video file by its first bytes, without a picture."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("aac", rate=16000, layout="mono")
+        for i in range(9):
+            tone = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+            )
+            tone.rate, tone.pts = 16000, i * 1024
+            out.mux(stream.encode(tone))
+        out.mux(stream.encode())
+
+
 SHOTS = [(1.75, 1), (2.5, 2), (1.25, 3), (1.5, 4)]  # 7 s
 
 
@@ -190,15 +203,7 @@ def test_what_cannot_be_read_ends_in_its_reason(processor, tmp_path):
     assert "cut off" in end("cut.mp4")[0].error and not end("cut.mp4")[0].silent
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n no")
     assert "bad.png" in end("bad.png", "image")[1][0]
-    with av.open(str(tmp_path / "sound.mp4"), "w") as out:
-        stream = out.add_stream("aac", rate=16000, layout="mono")
-        for i in range(9):
-            tone = av.AudioFrame.from_ndarray(
-                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
-            )
-            tone.rate, tone.pts = 16000, i * 1024
-            out.mux(stream.encode(tone))
-        out.mux(stream.encode())
+    write_sound(tmp_path / "sound.mp4")
     assert end("sound.mp4")[0].silent
 
 
@@ -388,6 +393,51 @@ def test_add_takes_nothing_out_and_build_only_of_its_folders(folder, stub, tmp_p
     assert names(index) == ["long.mp4", "one.mp4", "other.mkv", "picture.png"]
     build(stub, index, folder)
     assert names(index) == ["one.mp4", "other.mkv", "picture.png"]
+
+
+def test_a_file_that_moved_to_what_is_added(folder, stub, tmp_path):
+    index, other = tmp_path / "index", tmp_path / "other"
+    build(stub, index, folder)
+    other.mkdir()
+    stub.seen = []
+    (folder / "long.mp4").rename(other / "a.mp4")
+    shutil.copy(other / "a.mp4", other / "b.mp4")
+    run = build(stub, index, other, drop_gone=False)
+    assert "1 moved, 1 copies" in run.report() and not stub.seen
+    assert names(index)[:2] == ["a.mp4", "b.mp4"] and "long.mp4" not in names(index)
+
+
+def test_sound_and_copies_of_what_fails(folder, stub, tmp_path):
+    write_sound(folder / "a.mp4")
+    for name, source in [("b.mp4", "a.mp4"), ("z.mp4", "deep/broken.mp4")]:
+        shutil.copy(folder / source, folder / name)
+    run = build(stub, tmp_path / "index", folder)
+    assert "2 .mp4 without pictures" in run.report()
+    bad = failures(tmp_path / "index")
+    assert len(bad) == 2 and bad[0]["error"] == bad[1]["error"]
+    assert not bad[0]["again"] and not bad[1]["again"]
+
+
+def test_a_file_that_changes_while_it_is_read(folder, stub, tmp_path, monkeypatch):
+    class Growing(Inline):
+        def stream(self, jobs):
+            for job, part in super().stream(jobs):
+                if "long" in job.path and isinstance(part, End):
+                    os.utime(job.path, (9, 9))
+                yield job, part
+
+    monkeypatch.setattr(update, "Reader", Growing)
+    build(stub, tmp_path / "index", folder)
+    (lost,) = (f for f in failures(tmp_path / "index") if f["again"])
+    assert "changed or moved while" in lost["error"] and "long" in lost["file"]
+    assert ("video", None) not in {
+        key[1:3] for key in content(tmp_path / "index") if "long" in key[0]
+    }
+    monkeypatch.setattr(update, "Reader", Inline)
+    build(stub, tmp_path / "index", folder)
+    build(stub, tmp_path / "fresh", folder)
+    assert content(tmp_path / "index") == content(tmp_path / "fresh")
+    assert len(open_index(tmp_path / "index").items) == 13
 
 
 def test_two_files_that_swapped_names_and_a_name_used_again(folder, stub, tmp_path):

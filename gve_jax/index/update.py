@@ -90,9 +90,9 @@ class Update:
         self._seconds = 0.0  # of video, embedded
         self._sample = Sample(writer, embedder.dim)
         self._reading: dict[str, _Reading] = {}  # by path
-        # Files of known bytes: (path of the source, file), to come and done.
-        self._to_share: collections.deque[tuple[str, File]] = collections.deque()
-        self._shared: list[tuple[str, File]] = []
+        # Files of known bytes, which are those of the path in `_by_hash`.
+        self._to_share: collections.deque[File] = collections.deque()
+        self._silent: set[str] = set()  # hashes of files without pictures
         self._lock = threading.Lock()  # of the progress line
         self._bytes, self._shown = 0.0, 0
         self._changed = False
@@ -112,6 +112,7 @@ class Update:
         # Path -> (size, time of change, hash if it was asked for), of media that are
         # there now.
         self._now: dict[str, tuple[int | None, int | None, str | None]] = {}
+        self._moved: set[str] = set()  # paths that files were moved from
         self._todo = self._sorted_out(stamps)
 
     def run(self) -> None:
@@ -225,11 +226,12 @@ class Update:
                 digest = media.content_key(found.path)
             except (OSError, MediaError) as e:
                 self._unreadable(found, e)
+                self._advance(found.size)
                 continue
             file = File(path, found.root, info.st_size, info.st_mtime_ns, digest)
             self._now[path] = file[2:]
             if digest in self._by_hash:
-                self._to_share.append((self._by_hash[digest], file))
+                self._to_share.append(file)
                 self._advance(file.size)
                 continue
             self._by_hash[digest] = path
@@ -278,11 +280,14 @@ class Update:
         file, end = reading.file, reading.end
         if end is None or reading.waiting:
             return
+        if _stamp(local_path(file.path)) != (file.size, file.mtime_ns):
+            end = Lost("it was changed or moved while it was read")
         if isinstance(end, Lost):
             self._fail(file, end, again=True)
             return
         if end.silent:
-            self._left_out[f"{_suffix(file.path)} without pictures"] += 1
+            self._silent.add(file.hash)
+            self._leave_out_silent(file)
         elif end.error:
             self._fail(file, end.error)
         elif reading.errors:
@@ -304,28 +309,23 @@ class Update:
     def _finish(self) -> None:
         """Settles what only the end of a run tells."""
         self._share()
-        for source, file in self._to_share:  # of sources that failed
-            why = self._failures.get(source)
-            self._fail(file, why.error if why else "its copy failed", True)
-        moved, gone = set(), set()
-        for source, file in self._shared:
-            if source == file.path:  # its time has changed, nothing else
-                self._counts["unchanged"] += 1
-            elif os.path.lexists(local_path(source)):
-                self._counts["copies"] += 1
-            else:
-                self._counts["moved" if source not in moved else "copies"] += 1
-                moved.add(source)
+        for file in self._to_share:  # copies of what failed
+            why = self._failures.get(self._by_hash[file.hash])
+            if file.hash in self._silent:
+                self._leave_out_silent(file)
+            elif why:
+                self._fail(file, why.error, why.again)
+        gone = set()
         if self._drop_gone:
             hidden = [local_path(f.file) for f in self._walk.failures]
             gone = {
                 path
-                for path in self._known - self._now.keys() - moved
+                for path in self._known - self._now.keys() - self._moved
                 if under(local_path(path), self._walk.roots)
                 and not under(local_path(path), hidden)
             }
             self._counts["removed"] += len(gone)
-        mask = self._replaced(sorted(gone | moved))
+        mask = self._replaced(sorted(gone))
         if mask.any():
             self._writer.drop(mask)
             self._changed = True
@@ -345,19 +345,37 @@ class Update:
         return mask
 
     def _share(self) -> None:
-        """Files whose bytes are in the index by now get the same rows."""
+        """Files whose bytes are in the index by now get the same rows.
+
+        Where the file that these were of is gone, it was moved: its items go.
+        """
         ready = []
         for _ in range(len(self._to_share)):  # other threads append
-            source, file = self._to_share.popleft()
+            file = self._to_share.popleft()
+            source = self._by_hash[file.hash]
             if (source, file.hash) in self._done:
                 ready.append((source, file))
             else:
-                self._to_share.append((source, file))
-        if ready:
-            self._writer.share(ready)
-            self._shared += ready
-            self._done |= {(file.path, file.hash) for _, file in ready}
-            self._changed = True
+                self._to_share.append(file)
+        if not ready:
+            return
+        self._writer.share(ready)
+        self._changed = True
+        moved = set()
+        for source, file in ready:
+            self._done.add((file.path, file.hash))
+            if source == file.path:  # its time has changed, nothing else
+                self._counts["unchanged"] += 1
+            elif os.path.lexists(local_path(source)) or source in self._moved:
+                self._counts["copies"] += 1
+            else:
+                self._counts["moved"] += 1
+                self._by_hash[file.hash] = file.path
+                self._moved.add(source)
+                moved.add(f"{file.hash}/{source}")
+        versions = _version(self._writer.items)
+        old = pc.is_in(versions, value_set=pa.array(sorted(moved), pa.string()))
+        self._writer.drop(old.to_numpy())
 
     def _commit(self) -> None:
         start = time.monotonic()
@@ -382,6 +400,9 @@ class Update:
         self._now[path] = (None, None, None)
         reason = getattr(e, "message", None) or getattr(e, "strerror", None) or e
         self._failures[path] = Failure(path, f"cannot be read: {reason}", True)
+
+    def _leave_out_silent(self, file: File) -> None:
+        self._left_out[f"{_suffix(file.path)} without pictures"] += 1
 
     def _fail(self, file: File, error: str, again: bool = False) -> None:
         # A path in it may be none that can be printed.
@@ -433,6 +454,14 @@ _FIELDS = ("file", "size", "mtime_ns", "hash")
 def _file(row: dict) -> File:
     """Without its root: to compare."""
     return File(row["file"], "", row["size"], row["mtime_ns"], row["hash"])
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        info = os.stat(path)
+        return info.st_size, info.st_mtime_ns
+    except OSError:
+        return None
 
 
 def _version(items: pa.Table) -> pa.ChunkedArray:
