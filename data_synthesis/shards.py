@@ -2,7 +2,8 @@
 
 OUT/STAGE/00007.parquet        rows of one shard, sorted by id
 OUT/STAGE/00007.json           its manifest, written last: with it the shard is whole
-OUT/timings/STAGE/00007.json   seconds; the only place for what differs between runs
+OUT/timings/STAGE/00007.json   seconds, and the commit of the code that made it; the
+                               only place for what differs between runs
 
 A shard is done if its manifest fits: the same configuration and version of the stage,
 the same inputs, and a file of the hash that it names. Else it is made anew, whole.
@@ -10,10 +11,12 @@ the same inputs, and a file of the hash that it names. Else it is made anew, who
 
 import collections
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import pathlib
+import subprocess
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -72,6 +75,22 @@ class Key(NamedTuple):
     version: int  # of the stage's code: raised when it gives other results
     config_sha256: str
     inputs: dict[str, str]  # "STAGE/SHARD" or a file's name -> sha256
+
+
+@functools.cache
+def code() -> str:
+    """The commit of this checkout; "unknown" where there is none, or no git."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
 
 
 def config_sha256(config: dict) -> str:
@@ -164,7 +183,9 @@ def write_shard(
     finally:
         part.unlink(missing_ok=True)
     _write(layout.manifest(key.stage, shard), entry)
-    seconds = {"seconds": time.perf_counter() - start, "rows": number}
+    seconds = {
+        "seconds": time.perf_counter() - start, "rows": number, "code": code()
+    }  # fmt: skip
     layout.timing(key.stage, shard).parent.mkdir(parents=True, exist_ok=True)
     _write(layout.timing(key.stage, shard), seconds)
 

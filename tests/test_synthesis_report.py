@@ -274,6 +274,13 @@ def test_nothing_of_the_input_is_markup(written):
     assert page.count("data:image/jpeg;base64,") >= 8
 
 
+def test_the_code_that_made_the_shards_is_named(written, monkeypatch):
+    assert written[0]["costs"]["stages"]["qc"]["code"] == [shards.code()]
+    assert f'<dt>Code</dt><dd class="mono">{shards.code()}</dd>' in written[1]
+    monkeypatch.setenv("PATH", "")  # no git
+    assert shards.code.__wrapped__() == "unknown"
+
+
 def test_changes_since_the_last_report(written, run):
     assert "Changed since the last report" not in written[1]
     config = default_config()

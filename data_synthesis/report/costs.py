@@ -34,6 +34,7 @@ def report(run: Run, stages: list[str], kept: int) -> dict:
             "seconds_per_row": float(np.mean(each)) if each else 0.0,
             "p95_of_shards": float(np.percentile(each, 95)) if each else 0.0,
             "seconds_left": left * seconds / len(found),
+            "code": sorted({f.get("code", "unknown") for f in found}),
         }
     requests = {}
     for path in sorted(folder.glob("requests.*")):

@@ -7,7 +7,6 @@ and the page says so.
 import itertools
 import json
 import pathlib
-import subprocess
 
 from data_synthesis import prompts, shards
 from data_synthesis.config import default_config
@@ -83,6 +82,9 @@ def write_report(run: Run, stages: tuple[str, ...], command: str) -> pathlib.Pat
         kept=kept,
         last=last,
         link_names=links.NAMES,
+        made_by=sorted(
+            {code for row in report["costs"]["stages"].values() for code in row["code"]}
+        ),
         config_text=json.dumps(report["run"]["config"], indent=1),
         figures={
             "thresholds": figures.thresholds(report["thresholds"]),
@@ -108,7 +110,7 @@ def _header(run: Run, data: list[str], embedders: list[str]) -> dict:
     names = {"config": config, "input": shards.file_sha256(run.input)}
     return {
         "id": shards.config_sha256(names)[:12],
-        "commit": _commit(),
+        "commit": shards.code(),
         "input": str(run.input),
         "input_sha256": names["input"],
         "seed": config["seed"],
@@ -129,17 +131,6 @@ def _header(run: Run, data: list[str], embedders: list[str]) -> dict:
         "changes": changes,
         "config": config,
     }
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or "unknown"
 
 
 def _funnel(run: Run, done: list[str]) -> dict[str, dict]:
