@@ -228,7 +228,7 @@ def test_captions_pairs_and_negatives(written):
         "train": {"T2V": 2, "TI2V": 1}, "validation": {"T2V": 2}
     }  # fmt: skip
     assert pairs["leaks"] == {"cluster": 0, "source": 1}
-    assert pairs["needed"] == {"TI2V": {"both": 1, "either half does": 1}}
+    assert pairs["needed"] == {"TI2V": {"both": 1, "either": 1}}
     negatives = pairs["negatives"]
     assert negatives["number"] == 3 and negatives["distinct"] == 3
     assert [w["margin"] for w in negatives["worst"]] == pytest.approx([0.1, 0.2, 0.3])

@@ -90,11 +90,11 @@ def report(run: Run, done: Collection[str]) -> tuple[dict, list[dict]]:
 
 
 def _needed(ranks: dict) -> str:
-    """Of a composed query: whether it takes both halves, or which one does as well."""
+    """Of a composed query: whether it takes both halves, or which one alone does."""
     text, medium = (ranks[half] <= ranks["both"] for half in ("text", "media"))
     if text and medium:
-        return "either half does"
-    return "the text does" if text else "the medium does" if medium else "both"
+        return "either"
+    return "text" if text else "medium" if medium else "both"
 
 
 def _letter(row: dict) -> dict:
