@@ -737,15 +737,14 @@ def workdir(tmp_path_factory):
     return run
 
 
-def command(*arguments, **options):
+def command(*arguments, program=("-m", "gve_jax.index")):
     return subprocess.Popen(
-        [sys.executable, "-m", "gve_jax.index", *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": "", "COLUMNS": "100"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 
@@ -825,30 +824,46 @@ def test_what_the_commands_refuse(folder, workdir, tmp_path):
             assert len(errors.strip().splitlines()) == 1
 
 
+EAGER = """
+import runpy, sys
+from gve_jax.index import update
+update._COMMIT_S = update._COMMIT_TIMES = 0.0
+sys.argv[0] = "index"
+runpy.run_module("gve_jax.index", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
 def test_kill_9_at_many_moments(folder, workdir, tmp_path):
     """The real command, killed at random; the same command goes on to the same end."""
-    for seed in range(4):
+    for seed in range(8):
         write_shots(folder / f"more{seed}.mp4", [(9.0, 100 + seed), (9.5, 200 + seed)])
-    flags = f"--checkpoint={workdir}", "--window=2"
-    whole, index = tmp_path / "whole", tmp_path / "index"
+    flags = "build", folder, f"--checkpoint={workdir}", "--window=2"
     start = time.monotonic()
-    assert run("build", folder, *flags, f"--index={whole}")[0] == 0
+    assert run(*flags, f"--index={tmp_path / 'whole'}")[0] == 0
     took = time.monotonic() - start
+    wanted = content(tmp_path / "whole")
+    index, sizes = tmp_path / "index", []
     rng = np.random.default_rng(0)
     for _ in range(12):
-        process = command("build", folder, *flags, f"--index={index}")
-        time.sleep(rng.uniform(0.3, 1.1) * took)
+        if sizes and sizes[-1] > 0.9 * len(wanted):
+            shutil.rmtree(index)
+        process = command(*flags, f"--index={index}", program=("-c", EAGER))
+        time.sleep(rng.uniform(0.4, 1.0) * took)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         if (index / "index.json").exists():
-            assert content(index).keys() <= content(whole).keys()
-    code, _, errors = run("build", folder, *flags, f"--index={index}")
+            found = content(index)
+            assert found.keys() <= wanted.keys()
+            assert len(found) == len(open_index(index).items)
+            sizes.append(len(found))
+    assert len({size for size in sizes if 0 < size < len(wanted)}) > 2
+    code, _, errors = run(*flags, f"--index={index}")
     assert code == 0, errors
-    assert content(index).keys() == content(whole).keys()
-    a, b = content(index), content(whole)
-    for key in a:
+    found = content(index)
+    assert found.keys() == wanted.keys() and len(open_index(index).items) == len(found)
+    for key, vector in wanted.items():
         np.testing.assert_allclose(
-            np.frombuffer(a[key], np.float32), np.frombuffer(b[key], np.float32),
+            np.frombuffer(found[key], np.float32), np.frombuffer(vector, np.float32),
             atol=2e-6,
         )  # fmt: skip
