@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
     from gve_jax.contract import Contract
+    from gve_jax.index.store import Index
 
 # What may be broken is imported by the check that needs it: a check that cannot run is
 # a line of the answer.
@@ -37,7 +38,7 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Workdir, folder or hub id: is it whole, does it embed?"
 )
 _INDEX = flags.DEFINE_string(
-    "index", None, "Index folder: is it whole, and of the checkpoint?"
+    "index", None, "Index folder: is it whole, and of the checkpoint, or of its own?"
 )
 
 OK, WARN, FAIL = "OK", "warn", "FAIL"
@@ -317,56 +318,15 @@ def free_memory() -> int | None:
     return min(free, limit - used)
 
 
-def checkpoint(name: str) -> Generator[Line, None, "Contract | None"]:
-    """Loads it, and embeds a text and a small video. Returns its contract."""
-    import jax
-    import numpy as np
-
-    from gve_jax.embed import Embedder
-
-    free = free_memory()
-    size = sum(
-        file.stat().st_size for file in pathlib.Path(name).rglob("*.safetensors")
-    )
-    if free is not None and size > free and jax.default_backend() == "cpu":
-        found = f"{name}: weights of {_gib(size)}, and {_gib(free)} of memory free"
-        yield Line(FAIL, "checkpoint", found, "take --weights=int8, or another machine")
-        return None
-    start = time.monotonic()
-    embedder = Embedder.from_checkpoint(name)
-    with tempfile.TemporaryDirectory() as folder:
-        clip = os.path.join(folder, "clip.mp4")
-        write_clip(clip)
-        items = [Item("text", text="a bright block"), Item("video", video=clip)]
-        result = embedder.embed(items, progress=False)
-    for row, reason in result.failures.items():
-        yield Line(FAIL, "checkpoint", f"{name}: a {items[row].id}: {reason}")
-    lengths = np.linalg.norm(result.vectors, axis=1)
-    if not result.failures and not np.allclose(lengths, 1, atol=1e-2):
-        found = f"{name}: vectors of lengths {lengths}, not 1"
-        yield Line(FAIL, "checkpoint", found, "its weights are broken; get them anew")
-    c = embedder.contract
-    found = (
-        f"{name}: {c.family}, {c.dim} dimensions, {c.num_frames} frames, {c.dtype}; "
-        f"loaded, embedded a text and a video in {time.monotonic() - start:.1f} s"
-    )
-    yield Line(OK, "checkpoint", found)
-    return c
-
-
-def index(path: str, contract: "Contract | None") -> Iterator[Line]:
-    """Opens it, looks for its files, and holds it to the contract if there is one."""
+def index(path: str) -> Generator[Line, None, "Index"]:
+    """Opens it and looks for its files. Returns it."""
     from gve_jax.disk import read_rows
     from gve_jax.index.store import local_path, open_index
 
     found = open_index(path)
     files = found.items["file"].unique().to_pylist()
-    yield Line(
-        OK,
-        "index",
-        f"{path}: {len(found.items)} items of {len(files)} files, {found.dim} "
-        f"dimensions, {found.dtype}",
-    )
+    text = f"{path}: {len(found.items)} items of {len(files)} files, {found.dtype}"
+    yield Line(OK, "index", f"{text}, {found.dim} dimensions")
     looked = files[:_FILES]
     gone = [file for file in looked if not os.path.exists(local_path(file))]
     if gone:
@@ -376,25 +336,80 @@ def index(path: str, contract: "Contract | None") -> Iterator[Line]:
     if failed:
         text = f"{len(failed)} could not be read, the first: {failed[0]['error']}"
         yield Line(WARN, "index", text, f"see {path}/failures.jsonl")
-    if contract is not None:
-        contract.require_equal(found.contract, "--checkpoint", path)
-        yield Line(OK, "index", "its vectors are of this checkpoint")
+    return found
+
+
+def checkpoint(model: dict[str, str | None]) -> Generator[Line, None, "Contract"]:
+    """Loads it, and embeds a text and a small video. Returns its contract.
+
+    `model` is as an index keeps it: its place, and the flags that it is read with.
+    """
+    import jax
+    import numpy as np
+
+    from gve_jax.config import default_config
+    from gve_jax.embed import Embedder
+
+    name, free = model["checkpoint"], free_memory()
+    files = pathlib.Path(name).rglob("*.safetensors")
+    size = sum(file.stat().st_size for file in files)
+    if free is not None and size > free and jax.default_backend() == "cpu":
+        found = f"{name}: weights of {_gib(size)}, and {_gib(free)} of memory free"
+        raise UserError(f"{found}; take another machine, or a smaller model")
+    start = time.monotonic()
+    config = None
+    if model.get("preset"):
+        config = default_config()
+        config.preprocess.preset = model["preset"]
+    embedder = Embedder.from_checkpoint(
+        name, dtype=model.get("dtype"), weights=model.get("weights"), config=config
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        clip = os.path.join(folder, "clip.mp4")
+        write_clip(clip)
+        items = [Item("text", text="a bright block"), Item("video", video=clip)]
+        result = embedder.embed(items, progress=False)
+    for row, reason in result.failures.items():
+        raise UserError(f"{name}: cannot embed a {items[row].id}: {reason}")
+    lengths = np.linalg.norm(result.vectors, axis=1)
+    if not np.allclose(lengths, 1, atol=1e-2):
+        raise UserError(f"{name}: vectors of lengths {lengths}, not 1: broken weights")
+    c = embedder.contract
+    found = (
+        f"{name}: {c.family}, {c.dim} dimensions, {c.num_frames} frames, {c.dtype}; "
+        f"loaded, embedded a text and a video in {time.monotonic() - start:.1f} s"
+    )
+    yield Line(OK, "checkpoint", found)
+    return c
+
+
+def contract(mine: "Contract", theirs: "Index") -> Iterator[Line]:
+    mine.require_equal(theirs.contract, "the checkpoint", f"the index {theirs.path}")
+    yield Line(OK, "contract", "the index can be searched with this checkpoint")
 
 
 def findings(checkpoint_name: str | None, index_path: str | None) -> Iterator[Line]:
-    """All checks in turn; one that breaks is a finding, and the next one follows."""
+    """All checks in turn; one that breaks is a finding, and the next one follows.
+
+    Without a checkpoint that of the index is looked at.
+    """
     states = set()
     for check in (python, packages, extras, codecs, cache, disk, memory, devices):
         for line in _guarded(check):
             states.add((line.name, line.state))
             yield line
-    contract = None
-    if checkpoint_name and ("devices", FAIL) in states:
+    opened = (yield from _guarded(index, index_path)) if index_path else None
+    model = dict(opened.model) if opened else {}
+    if checkpoint_name:
+        model["checkpoint"] = checkpoint_name
+    if not model:
+        return
+    if ("devices", FAIL) in states:
         yield Line(WARN, "checkpoint", "not looked at", "mend the devices first")
-    elif checkpoint_name:
-        contract = yield from _guarded(checkpoint, checkpoint_name)
-    if index_path:
-        yield from _guarded(index, index_path, contract)
+        return
+    mine = yield from _guarded(checkpoint, model)
+    if mine and opened:
+        yield from _guarded(contract, mine, opened)
 
 
 def _guarded(check: Callable, *arguments) -> Generator[Line, None, Any]:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from gve_jax import cli, completion
+from gve_jax.index import __main__ as index
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -61,6 +62,12 @@ def test_help_of_a_verb(way):
     assert lines[0].split()[:2] == ["--run=", "Needed."]
     assert "  --resamples=        Of the bootstrap. Default: 10000." in lines
     assert "--logtostderr" not in done.stdout and len(lines) < 12
+
+
+def test_index_has_the_verbs_that_its_package_has():
+    theirs = {f"index {name}": module for name, (module, _) in index.VERBS.items()}
+    ours = {n: v.flags for n, v in cli.VERBS.items() if n.startswith("index ")}
+    assert ours == theirs
 
 
 def test_what_is_not_installed_is_one_line(tmp_path):

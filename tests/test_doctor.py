@@ -156,46 +156,66 @@ def workdir(tmp_path_factory):
     return folder / "run"
 
 
-def write_index(path, contract, files):
+def write_index(path, contract, model, files):
     vectors = np.eye(contract.dim, dtype=np.float32)[: len(files)]
     entries = [
         store.Entry(store.File(str(file), "/", 1, 1, str(file)), "image")
         for file in files
     ]
-    with store.writer(path, contract, contract.dim) as index:
+    with store.writer(path, contract, contract.dim, model=model) as index:
         index.append(vectors, entries)
         index.failures = [store.Failure("broken.mp4", "broken.mp4: no video", False)]
         index.commit()
     return path
 
 
-def test_checkpoint_and_index(workdir, tmp_path, monkeypatch):
-    found = []
-    check = doctor._guarded(doctor.checkpoint, str(workdir))
+def returned(check, *arguments):
+    """(lines, what the check returns)."""
+    found, running = [], doctor._guarded(check, *arguments)
     while True:
         try:
-            found.append(next(check))
+            found.append(next(running))
         except StopIteration as end:
-            contract = end.value
-            break
+            return found, end.value
+
+
+def test_checkpoint_and_index(workdir, tmp_path, monkeypatch):
+    found, contract = returned(doctor.checkpoint, {"checkpoint": str(workdir)})
     assert states(found) == ["OK"] and contract.dim == 32
     (tmp_path / "there").touch()
     path = write_index(
-        tmp_path / "index", contract, [tmp_path / "there", tmp_path / "gone"]
+        tmp_path / "index",
+        contract,
+        {"checkpoint": str(workdir)},
+        [tmp_path / "there", tmp_path / "gone"],
     )
-    found = lines(doctor.index, str(path), contract)
-    assert states(found) == ["OK", "warn", "warn", "OK"]
+    found, opened = returned(doctor.index, str(path))
+    assert states(found) == ["OK", "warn", "warn"]
     assert "1 of 2 files are gone" in found[1].found and "gone" in found[1].found
     assert "broken.mp4: no video" in found[2].found
-
-    other = Contract(dim=32, weights_hash="another")
-    wrong = lines(doctor.index, str(path), other)[-1]
+    assert states(lines(doctor.contract, contract, opened)) == ["OK"]
+    (wrong,) = lines(doctor.contract, Contract(dim=32, weights_hash="w"), opened)
     assert wrong.state == "FAIL" and "weights_hash" in wrong.found
-    (path / "index.json").write_text("{")
-    assert states(lines(doctor.index, str(path), contract)) == ["FAIL"]
 
-    assert states(lines(doctor.checkpoint, str(tmp_path))) == ["FAIL"]
+    # The index says which checkpoint it is of, unless one is named.
+    looked = []
+    for check in ("devices", "codecs"):
+        monkeypatch.setattr(doctor, check, lambda: ())
+    monkeypatch.setattr(doctor, "checkpoint", lambda model: looked.append(model) or ())
+    list(doctor.findings(None, str(path)))
+    list(doctor.findings("other", str(path)))
+    list(doctor.findings("other", None))
+    assert [m["checkpoint"] for m in looked] == [str(workdir), "other", "other"]
+
+    (path / "index.json").write_text("{")
+    assert states(lines(doctor.index, str(path))) == ["FAIL"]
+
+
+def test_checkpoints_that_are_none(tmp_path, monkeypatch):
+    model = {"checkpoint": str(tmp_path)}
+    (line,) = lines(doctor.checkpoint, model)
+    assert line.state == "FAIL" and "neither a training workdir" in line.found
     (tmp_path / "model.safetensors").write_bytes(b"12345")
     monkeypatch.setattr(doctor, "free_memory", lambda: 4)
-    (line,) = lines(doctor.checkpoint, str(tmp_path))
+    (line,) = lines(doctor.checkpoint, model)
     assert line.state == "FAIL" and "memory" in line.found
