@@ -146,7 +146,11 @@ def test_what_breaks_the_rules_is_asked_for_again(captioner, flax, served):
         for pair in composed
         if pair.generation.attempts > 1
     }
-    assert len(composed) == 6 and again == {("TI2V", "man")}
+    assert len(composed) == 6 and ("TI2V", "man") in again
+    # The server's first answer was none, which is remembered if its reference still is
+    # the one; with the rabbit there may be another.
+    more = {("TV2V", "man")} if captioner == "server" else set()
+    assert again <= {("TI2V", "man")} | more
     assert all(" from the reference " in pair.query.text for pair in composed)
 
 
