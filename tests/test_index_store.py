@@ -389,6 +389,9 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path):
     (path / "index.json").write_text(json.dumps(commit | {"format": 2}))
     with pytest.raises(UserError, match=r"format 2.*update"):
         open_index(path)
+    (path / "index.json").write_text('{"format": 1}')
+    with pytest.raises(UserError, match=r"index.json: lacks 'dim'"):
+        open_index(path)
     (path / "index.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         open_index(path)

@@ -37,6 +37,11 @@ SCHEMA = pa.schema(
         ("added", _TIME),
     ]
 )
+# Of index.json.
+_KEYS = {
+    "format", "generation", "rows", "dim", "dtype", "embeddings", "items", "settings",
+    "model", "recall",
+}  # fmt: skip
 HEADER = 128  # bytes before the rows of embeddings.npy
 REBUILD = "build the index again under another name"
 
@@ -90,6 +95,8 @@ def read_commit(path: pathlib.Path) -> dict:
             f"{path}: an index of format {version}, this version reads {FORMAT}; "
             "update gve_jax"
         )
+    if missing := _KEYS - commit.keys():
+        raise UserError(f"{path / 'index.json'}: lacks {min(missing)!r}; {REBUILD}")
     return commit
 
 
