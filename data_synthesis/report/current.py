@@ -59,10 +59,9 @@ class _State:
             return name not in self.good  # no table
         if self.manifest(name, shard).get("sha256") == value:
             return shard in self.good.get(name, {shard})
-        everything = range(self._layout.shards)
+        number = range(self._layout.shards)
         if name not in self._whole:
-            hashes = [self.manifest(name, s).get("sha256", "") for s in everything]
+            hashes = (self.manifest(name, s).get("sha256", "") for s in number)
             self._whole[name] = whole_sha256(hashes)
-        return self._whole[name] == value and self.good.get(
-            name, set(everything)
-        ) >= set(everything)
+        good = len(self.good.get(name, number)) == len(number)
+        return good and self._whole[name] == value
