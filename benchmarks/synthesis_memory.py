@@ -23,7 +23,7 @@ _RECORDS = flags.DEFINE_integer("records", 200, "Of the small input.")
 _OUTPUT = flags.DEFINE_string("output", "runs/synthesis_memory", "Folder; made anew.")
 _SHARD = flags.DEFINE_integer("shard_size", 100, "Records of a shard.")
 
-STAGES = "ingest,benchmark,qc,links,groups,embed,decide,assets,report"
+STAGES = "ingest,benchmark,qc,links,texts,groups,embed,nearest,decide,assets,report"
 _WATCH_S = 0.1
 
 
