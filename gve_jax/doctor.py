@@ -34,13 +34,6 @@ if TYPE_CHECKING:
 # What may be broken is imported by the check that needs it: a check that cannot run is
 # a line of the answer.
 
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Workdir, folder or hub id: is it whole, does it embed?"
-)
-_INDEX = flags.DEFINE_string(
-    "index", None, "Index folder: is it whole, and of the checkpoint, or of its own?"
-)
-
 OK, WARN, FAIL = "OK", "warn", "FAIL"
 _INSTALL = "pip install -e . in the checkout"
 _GIB = 1 << 30
@@ -475,15 +468,26 @@ def _gib(size: float) -> str:
     return f"{size / _GIB:.1f} GiB" if size >= _GIB else f"{size / (1 << 20):.0f} MiB"
 
 
-def main(_: list[str]) -> None:
-    counts = collections.Counter()
-    for line in findings(_CHECKPOINT.value, _INDEX.value):
-        counts[line.state] += 1
-        print(line, flush=True)
-    if counts[FAIL]:
-        raise UserError(f"{counts[FAIL]} of the lines above say FAIL: mend those first")
-    print(f"\nNothing is broken; warnings: {counts[WARN]}.")
-
-
 if __name__ == "__main__":
+    # Here, because the modules that define such flags elsewhere need jax.
+    _CHECKPOINT = flags.DEFINE_string(
+        "checkpoint", None, "Workdir, folder or hub id: is it whole, does it embed?"
+    )
+    _INDEX = flags.DEFINE_string(
+        "index",
+        None,
+        "Index folder: is it whole, and of the checkpoint, or of its own?",
+    )
+
+    def main(_: list[str]) -> None:
+        counts = collections.Counter()
+        for line in findings(_CHECKPOINT.value, _INDEX.value):
+            counts[line.state] += 1
+            print(line, flush=True)
+        if counts[FAIL]:
+            raise UserError(
+                f"{counts[FAIL]} of the lines above say FAIL: mend those first"
+            )
+        print(f"\nNothing is broken; warnings: {counts[WARN]}.")
+
     run(main)
