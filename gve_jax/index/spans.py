@@ -65,6 +65,9 @@ def read(processor: Processor, rule: Windows, job: Job) -> Iterator[Part | float
 def _video(
     processor: Processor, rule: Windows, job: Job, video: LongVideo
 ) -> Iterator[Part | float]:
+    for i, _ in enumerate(video.scan()):
+        if i % _OFTEN == 0:
+            yield 0.0
     cuts, before, planned = [], 0.0, video.line is not None
     long = planned and 0 < rule.window < video.line.duration
     if not planned or (long and rule.snap):
@@ -89,9 +92,13 @@ def _video(
         processor.num_frames,
         lambda pixels, total: processor.fit(pixels, total, job.path),
     )
-    for i, frames in found:
-        yield Part(spans[i], _encoded(processor, job.path, spans[i], frames))
-        yield before + (1 - before) * (spans[i].end or duration) / duration
+    share = before
+    for one in found:
+        if one is not None:
+            i, frames = one
+            yield Part(spans[i], _encoded(processor, job.path, spans[i], frames))
+            share = before + (1 - before) * (spans[i].end or duration) / duration
+        yield share
 
 
 def _encoded(

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import av
@@ -10,13 +10,20 @@ import numpy as np
 
 from gve_jax.media import files
 from gve_jax.media.limits import Limits, MediaError, Meter, only_media_errors
-from gve_jax.media.reader import Reader, Turn
+from gve_jax.media.reader import Packets, Reader, Turn
 from gve_jax.media.sampling import Choice, Timeline
-from gve_jax.media.video import Num, choose_or_refuse, decoded_timeline, make_plan
+from gve_jax.media.video import (
+    Num,
+    choose_or_refuse,
+    decoded_timeline,
+    make_plan,
+    may_plan,
+)
 from gve_jax.types import Frames
 
 # Whoever reads hours watches the progress instead, and ends the process.
 _LONG = Limits(max_seconds=86_400.0, max_frames=Limits.max_packets)
+_OFTEN = 64  # frames from one None to the next
 _Cut = tuple[float | None, float | None]
 # Pixels [n, h, w, 3] of a sample of so many frames -> the same at another size.
 _Fit = Callable[[np.ndarray, int], np.ndarray]
@@ -25,24 +32,25 @@ _Fit = Callable[[np.ndarray, int], np.ndarray]
 class LongVideo:
     """A video read from its start to its end, more than once. For one thread.
 
+    First its packets by `scan`, then, where these do not say when frames are shown or
+    there is more to see, all frames by `look`, then the wanted ones by `read`. These
+    iterators say something often, whatever the length of the video, so that who waits
+    in vain knows that a file is hopeless.
+
     Attributes:
-      line: when its frames are shown; None until `look` is through, where only
-        decoding tells.
+      line: when its frames are shown; None until it is known.
     """
 
     def __init__(self, path: str | os.PathLike, limits: Limits = _LONG):
-        """Opens it and reads its packets. Raises MediaError as `read_video`."""
+        """Looks at its first bytes. Raises MediaError as `read_video`."""
         self.path = os.fspath(path)
         full, kind, name, size = files.inspect(path)
         if kind != files.VIDEO:
             raise MediaError(path, "no_video", "an image where a video is due")
         self._meter = Meter(self.path, limits)
         self._reader = Reader(self.path, full, name, size, self._meter)
-        with self._only_media_errors():
-            self._reader.open()
-            plan = make_plan(self._reader)
-        self.line = plan and plan.line
-        self._planned = plan is not None
+        self.line: Timeline | None = None
+        self._planned = False
         # Of all frames that decode: timestamps and durations; and how many did not.
         self._decoded: tuple[list[tuple[int | None, int]], int] | None = None
 
@@ -51,6 +59,17 @@ class LongVideo:
 
     def __exit__(self, *_) -> None:
         self._reader.close()
+
+    def scan(self) -> Iterator[None]:
+        """Reads its packets. Raises MediaError as `read_video`."""
+        with self._only_media_errors():
+            self._reader.open()
+            if may_plan(self._reader):
+                table = Packets([], [], [], [], [])
+                yield from self._reader.scan(table)
+                plan = make_plan(self._reader, table)
+                self._planned = plan is not None
+                self.line = plan and plan.line
 
     def look(self, short_side: int) -> Iterator[np.ndarray]:
         """All frames, quick and rough: uint8 [h, w, 3], not turned upright.
@@ -84,7 +103,7 @@ class LongVideo:
                 )
             self._decoded = decoded, reader.damage
             if self.line is None:
-                self.line = self._decoded_line()
+                self.line = decoded_timeline(reader, decoded)
 
     def seconds(self, numbers: Sequence[int]) -> list[float]:
         """When frames that `look` gave are shown, by their numbers from 0."""
@@ -98,7 +117,7 @@ class LongVideo:
 
     def read(
         self, cuts: Sequence[_Cut], num: Num, fit: _Fit
-    ) -> Iterator[tuple[int, Frames | MediaError]]:
+    ) -> Iterator[tuple[int, Frames | MediaError] | None]:
         """The samples that `read_video` would take of these cuts.
 
         Each comes as soon as its last frame is decoded. Where frames are damaged or
@@ -111,7 +130,7 @@ class LongVideo:
           fit: brings frames to the size that is kept.
 
         Yields:
-          The number of a cut and its frames, or why there are none.
+          The number of a cut and its frames, or why there are none; None in between.
 
         Raises:
           MediaError: there is no going on.
@@ -119,19 +138,15 @@ class LongVideo:
         left = dict(enumerate(cuts))
         with self._only_media_errors():
             if self._planned:
-                for i, found in self._pass(self.line, True, left, num, fit):
-                    del left[i]
-                    yield i, found
+                yield from self._pass(self.line, True, left, num, fit)
             if not left:
                 return
             try:
-                line = self._decoded_line()
+                line = yield from self._decoded_line()
             except MediaError as e:
                 yield from ((i, e) for i in left)
                 return
-            for i, found in self._pass(line, False, left, num, fit):
-                del left[i]
-                yield i, found
+            yield from self._pass(line, False, left, num, fit)
             for i in left:
                 yield i, MediaError(self.path, "unreadable", "changed while read")
 
@@ -139,17 +154,21 @@ class LongVideo:
         self,
         line: Timeline,
         planned: bool,
-        cuts: Mapping[int, _Cut],
+        left: dict[int, _Cut],
         num: Num,
         fit: _Fit,
-    ) -> Iterator[tuple[int, Frames | MediaError]]:
-        """Frames are known by their timestamps where it is planned, else by number."""
+    ) -> Iterator[tuple[int, Frames | MediaError] | None]:
+        """Samples of the cuts that are left; none is, of those that it yields.
+
+        Frames are known by their timestamps where it is planned, else by number.
+        """
         reader, seconds = self._reader, line.seconds()
         wanted: dict[int, list[_Sample]] = {}
-        for i, (start, end) in list(cuts.items()):
+        for i, (start, end) in list(left.items()):
             try:
                 choice = choose_or_refuse(self.path, line, num, start, end, seconds)
             except MediaError as e:
+                del left[i]
                 yield i, e
                 continue
             sample = _Sample(i, choice)
@@ -174,15 +193,22 @@ class LongVideo:
                 sample.pixels[index] = fitted[key]
                 sound = faults == sample.faults or not planned
                 if sample.full() and sound:
+                    del left[sample.number]
                     yield sample.number, sample.frames()
                     # PyAV's frames and their side data hold each other.
                     gc.collect()
             if not wanted:
                 break
+            if number % _OFTEN == 0:
+                yield None
 
-    def _decoded_line(self) -> Timeline:
+    def _decoded_line(self) -> Generator[None, None, Timeline]:
         if self._decoded is None:
-            frames = [(f.pts, f.duration or 0) for f in self._reader.frames()]
+            frames = []
+            for frame in self._reader.frames():
+                frames.append((frame.pts, frame.duration or 0))
+                if len(frames) % _OFTEN == 0:
+                    yield None
             self._decoded = frames, self._reader.damage
         frames, self._reader.damage = self._decoded
         return decoded_timeline(self._reader, frames)

@@ -201,6 +201,12 @@ class Reader:
     def packets(self) -> Packets:
         """Reads the packets without decoding them."""
         table = Packets([], [], [], [], [])
+        for _ in self.scan(table):
+            pass
+        return table
+
+    def scan(self, table: Packets) -> Iterator[None]:
+        """Adds the packets to a table, one by one."""
         hidden_frames = self.stream.codec_context.name == "vp8"
         for packet in self._demux():
             hidden = hidden_frames and not bytes(packet)[0] & _VP8_SHOW_FRAME
@@ -210,7 +216,7 @@ class Reader:
             table.keyframe.append(packet.is_keyframe)
             table.shown.append(not hidden and not packet.is_discard)
             table.duration.append(packet.duration or 0)
-        return table
+            yield
 
     def frames_from(self, table: Packets, start: int) -> Iterator[av.VideoFrame]:
         """Frames decoded from the packet `start`, or from an earlier keyframe."""

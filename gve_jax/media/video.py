@@ -76,13 +76,14 @@ class Plan(NamedTuple):
     line: Timeline  # of these frames; its ticks are their timestamps
 
 
-def make_plan(reader: Reader) -> Plan | None:
-    """Reads all packets; None where only decoding tells which frames there are."""
-    if reader.demuxer not in _SEEKABLE or reader.pts_are_guesses:
-        return None
-    if reader.lost_samples():
-        return None
-    table = reader.packets()
+def may_plan(reader: Reader) -> bool:
+    """Whether it is worth reading the packets for a plan."""
+    seekable = reader.demuxer in _SEEKABLE and not reader.pts_are_guesses
+    return seekable and not reader.lost_samples()
+
+
+def make_plan(reader: Reader, table: Packets) -> Plan | None:
+    """From all packets; None where only decoding tells which frames there are."""
     if not table.usable() or reader.damage:
         return None
     order = sorted(
@@ -101,7 +102,7 @@ def _planned(
     reader: Reader, num: Num, start: float | None, end: float | None
 ) -> tuple[Choice, np.ndarray] | None:
     """The planned way; None where the sequential one has to be taken."""
-    plan = make_plan(reader)
+    plan = make_plan(reader, reader.packets()) if may_plan(reader) else None
     if plan is None:
         return None
     table, order, line = plan
