@@ -21,15 +21,9 @@ from data_synthesis import outputs, pipelines, retry, shards
 from data_synthesis.captioners import choice
 from data_synthesis.report.write import write_report
 from data_synthesis.run import Run, open_run
+from data_synthesis.stages import STAGES
 from gve_jax.main import run as run_command
 from gve_jax.types import UserError
-
-# In this order; a stage is a module of `data_synthesis.stages`.
-STAGES = (
-    "ingest", "benchmark", "qc", "links", "texts", "groups", "embed", "nearest",
-    "decide", "assets", "caption", "score_captions", "select",
-    "candidates", "compose", "extend", "probes", "mine", "corpus", "examples",
-)  # fmt: skip
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.")
 _INPUT = flags.DEFINE_string("input", None, "raw.jsonl: id, video and text a line.")

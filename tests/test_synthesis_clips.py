@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-from data_synthesis.__main__ import STAGES
 from data_synthesis.record import Record
+from data_synthesis.stages import STAGES
 from data_synthesis.tables import COMPOSED, TASKS
 from gve_jax import build
 from gve_jax.data.sources import load_tasks
@@ -37,7 +37,7 @@ def look(clips: Clips, name: str, bodies=()) -> Seen:
         json.loads((root / "report.json").read_text()),
         [json.loads(line) for line in lines],
         clips_run.records(clips, name),
-        clips_run.pairs(clips, name, "compose"),
+        clips_run.pairs(clips, name),
         {path.name: path.read_bytes() for path in (root / "pairs").glob("*.jsonl")},
         tuple(bodies),
     )
