@@ -1,6 +1,7 @@
-"""Real clips through all stages of `data_synthesis`, with two captioners.
+r"""Real clips through all stages of `data_synthesis`, with two captioners.
 
-python -m tests.clips_run --output=runs/clips [--more=FOLDER]
+python -m tests.clips_run --output=runs/clips --embedder=runs/quickstart/train \
+    [--more=FOLDER]
 
 The local captioner has a generator of `memorise`; the server is a stand-in that
 misbehaves until it is mended. Clips are those of `real_clips`, one of them once more in
@@ -119,10 +120,8 @@ def prepare(root: pathlib.Path, more: pathlib.Path | None = None) -> Clips:
     return Clips(root, list(files))
 
 
-def synthesise(
-    clips: Clips, name: str, captioner: list[str], *more: str
-) -> tuple[str, float]:
-    """One command over all stages, into the folder `name`: what it says, seconds.
+def synthesise(clips: Clips, name: str, captioner: list[str], *more: str) -> float:
+    """One command over all stages, into the folder `name`; its seconds.
 
     Args:
       captioner: keys of `config.caption`, as "url=...".
@@ -143,10 +142,10 @@ def synthesise(
     )
     if found.returncode:
         raise RuntimeError(f"{name} ended with {found.returncode}: {found.stderr}")
-    return found.stdout, time.monotonic() - start
+    return time.monotonic() - start
 
 
-def with_flax(clips: Clips, *more: str) -> tuple[str, float]:
+def with_flax(clips: Clips, *more: str) -> float:
     captioner = [
         f"checkpoint={clips.root}/generator", "batch_size=4",
         f"flags={memorise.FLAGS!r}",
@@ -154,7 +153,7 @@ def with_flax(clips: Clips, *more: str) -> tuple[str, float]:
     return synthesise(clips, FLAX, captioner, *more)
 
 
-def with_server(clips: Clips, url: str, *more: str) -> tuple[str, float]:
+def with_server(clips: Clips, url: str, *more: str) -> float:
     captioner = [f"url={url}", "model=stand-in", "key_variable=NO_SUCH_KEY"]
     return synthesise(clips, HTTP, captioner, *more)
 
@@ -165,8 +164,9 @@ def records(clips: Clips, name: str) -> dict[str, Record]:
     return {record.name: record for record in read_stage(layout, "select", Record)}
 
 
-def pairs(clips: Clips, name: str, stage: str) -> list[Pair]:
-    return list(read_stage(Layout(clips.root / name, 1), stage, Pair))
+def pairs(clips: Clips, name: str) -> list[Pair]:
+    """As stage `compose` leaves them."""
+    return list(read_stage(Layout(clips.root / name, 1), "compose", Pair))
 
 
 def fate(clips: Clips, name: str, clip: str) -> str:
@@ -174,13 +174,13 @@ def fate(clips: Clips, name: str, clip: str) -> str:
     record = records(clips, name)[clip]
     if not record.alive:
         return f"{', '.join(record.decision.reasons)} ({record.decision.stage})"
-    sets = [s for s in record.caption_sets if s.failure is None]
-    lost = [s.failure.codes[0] for s in record.caption_sets if s.failure]
-    kept = list(kept_pairs(Layout(clips.root / name, 1), 0))
+    stills = record.caption_sets[1:]
+    lost = sorted({code for s in stills if s.failure for code in s.failure.codes})
+    kept = kept_pairs(Layout(clips.root / name, 1), 0)
     tasks = collections.Counter(p.task for p in kept if p.record == record.id)
-    told = f"{len(sets)} sets of captions"
-    told += f", {len(lost)} lost ({', '.join(sorted(set(lost)))})" if lost else ""
-    return f"{told}; {tasks.total()} pairs of {len(tasks)} tasks"
+    told = f"{sum(s.failure is None for s in stills)} of {len(stills)} stills captioned"
+    told += f" ({', '.join(lost)})" if lost else ""
+    return f"kept, {told}; {tasks.total()} pairs of {len(tasks)} tasks"
 
 
 def main() -> None:
@@ -194,13 +194,13 @@ def main() -> None:
     embedder = f"--config.consistency.embedder={flags.embedder}"
     print(f"clips and generator: {time.monotonic() - start:.0f} s")
     told, seconds = {}, {}
-    _, seconds[FLAX] = with_flax(clips, embedder)
+    seconds[FLAX] = with_flax(clips, embedder)
     told[FLAX] = {clip: fate(clips, FLAX, clip) for clip in clips.names}
     server = Moody()
     with serving(server) as url:
         for when, more in (("bad", ()), ("mended", ("--retry_failed=all",))):
             server.mended, before = when == "mended", len(server.bodies)
-            _, seconds[when] = with_server(clips, url, embedder, *more)
+            seconds[when] = with_server(clips, url, embedder, *more)
             told[when] = {clip: fate(clips, HTTP, clip) for clip in clips.names}
             print(f"{when} server: {len(server.bodies) - before} requests")
     print(
