@@ -23,7 +23,8 @@ from gve_jax.types import Item
 
 # Frames that a still is chosen from, the sharpest of them.
 _CANDIDATES = 5
-# Mean grey level and spread of a picture that shows something.
+# A picture shows nothing where 99 of 100 pixels are darker than this, or brighter, or
+# where grey levels spread less. The mean would rule out a moon on a night sky.
 _DARK, _BRIGHT, _FLAT = 16, 239, 4.0
 # Damage that another reading of the same bytes may mend.
 _REPAIRABLE = ("truncated", "corrupt", "unreadable", "no_frames")
@@ -264,7 +265,8 @@ def _even(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def _sharpness(pixels: np.ndarray) -> float:
     """Variance of the Laplacian; -1 for a picture that shows nothing."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    if not _DARK < grey.mean() < _BRIGHT or grey.std() < _FLAT:
+    low, high = np.percentile(grey, (1, 99))
+    if high <= _DARK or low >= _BRIGHT or grey.std() < _FLAT:
         return -1.0
     return float(cv2.Laplacian(grey, cv2.CV_64F).var())
 

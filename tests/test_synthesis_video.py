@@ -241,6 +241,12 @@ def test_stills_are_sharp_and_show_something(tmp_path):
     assert again == stills
     write_video(str(path), black, fps=10)
     assert assets.take_stills(str(path), tmp_path, "k", 0, 1.0, 3, LIMITS) == []
+    night = [f.copy() for f in black]
+    for frame in night:
+        cv2.circle(frame, (60, 60), 20, (250, 250, 230), -1)
+        assert frame.mean() < 16
+    write_video(str(path), night, fps=10)
+    assert assets.take_stills(str(path), tmp_path, "k", 0, 1.0, 3, LIMITS)
 
 
 def test_equal_stills_are_one(tmp_path):

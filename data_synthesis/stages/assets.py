@@ -22,7 +22,7 @@ STAGE = Stage(
     "assets",
     ("decide",),
     ("seed", "clips", *(f"media.{name}" for name in _LIMITS)),
-    version=2,
+    version=3,
 )
 
 
