@@ -30,18 +30,19 @@ class Command(NamedTuple):
     inline: bool  # in a sentence: often without all that it needs
 
     @property
-    def words(self) -> list[str]:
-        """As a shell would split them; what is [optional] is given."""
+    def parts(self) -> tuple[dict[str, str], list[str]]:
+        """Environment and words, as a shell has them; what is [optional] is given."""
         text = re.sub(r"(^|\s)\[(--[^\]]*)\]", r"\1\2", self.text)
         words = shlex.split(text, comments=not self.inline)
-        while re.match(r"[A-Z_]+=", words[0]):  # of the environment
-            words.pop(0)
-        return words[: words.index(">")] if ">" in words else words
+        environment = {}
+        while re.match(r"[A-Z_]+=", words[0]):
+            name, _, environment[name] = words.pop(0).partition("=")
+        return environment, words[: words.index(">")] if ">" in words else words
 
     @property
     def module(self) -> tuple[str, list[str]] | None:
         """The module of ours that it runs, and its words; None of other programs."""
-        words = self.words
+        _, words = self.parts
         if words[:2] == ["python", "-m"]:
             return words[2], words[3:]
         if words[0] == "gve":
@@ -146,7 +147,7 @@ def told(desk):
             jobs[name, "list"] = {"module": verb.module, "words": words, "mode": "list"}
     for c in FENCED:
         if found_in(QUICK, c) is not None:
-            module, words = c.module or ("gve_jax.cli", c.words[1:])
+            module, words = c.module or ("gve_jax.cli", c.parts[1][1:])
             job = {"module": module, "words": words, "mode": "run"}
             if job not in jobs.values():  # two pages may have the same
                 jobs[c, "run"] = job
@@ -189,7 +190,7 @@ def test_what_cannot_run_is_accounted_for():
             assert (ROOT / file).is_file(), f"{file} of {pattern} is gone"
     for c in FENCED:
         assert not (found_in(CANNOT, c) and found_in(QUICK, c) is not None), c.text
-        ours = c.module or c.words[0] == "gve"
+        ours = c.module or c.parts[1][0] == "gve"
         assert ours or found_in(CANNOT, c), f"{c.page}: {c.text} is never run"
 
 
@@ -247,13 +248,11 @@ def run(desk: pathlib.Path, command: Command) -> str:
         ):
             shutil.rmtree(desk / value, ignore_errors=True)  # of an earlier page
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    environment |= dict(
-        re.findall(r"(?:^|\s)([A-Z_]+)=(\S+)", command.text.split("-m")[0])
-    )
+    environment |= command.parts[0] | {"PYTHONPATH": str(ROOT), "BROWSER": "true"}
     done = subprocess.run(
         [sys.executable, "-m", module, *words],
         cwd=desk,
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=600,
