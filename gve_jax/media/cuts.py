@@ -1,6 +1,5 @@
 """Many cuts of one long video, in passes over it whose memory does not grow with it."""
 
-import gc
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -195,8 +194,6 @@ class LongVideo:
                 if sample.full() and sound:
                     del left[sample.number]
                     yield sample.number, sample.frames()
-                    # PyAV's frames and their side data hold each other.
-                    gc.collect()
             if not wanted:
                 break
             if number % _OFTEN == 0:

@@ -388,6 +388,8 @@ def serve(fd: str) -> None:
                 if part is parts:
                     break
                 pipe.send_bytes(pickle.dumps(part, 5))
+                # PyAV's frames and their side data hold each other.
+                gc.collect()
     except (EOFError, OSError):
         return
 
