@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`((?:python -m|gve) [^`]+)`")
+_OURS = (*completion.PACKAGES, "benchmarks")
 _PROGRAMS = {"python", "python3.11", "gve", "make", "pip", ".", "cd", "curl"}
 
 
@@ -43,7 +44,7 @@ class Command(NamedTuple):
     def module(self) -> tuple[str, list[str]] | None:
         """The module of ours that it runs, and its words; None of other programs."""
         _, words = self.parts
-        if words[:2] == ["python", "-m"]:
+        if words[:2] == ["python", "-m"] and words[2].split(".")[0] in _OURS:
             return words[2], words[3:]
         if words[0] == "gve":
             for n in (2, 1):
@@ -79,6 +80,7 @@ CANNOT = {
     r"^make |-m venv|activate$|^pip ": "makes environments: their names are tested",
     r"Alibaba-NLP/": "fetches weights from the hub",
     r"DATA_ROOT": "the corpora of the recipe are terabytes",
+    r"-m tests\.clips_run": "minutes; parts of it: tests/test_synthesis_clips.py",
     r"--topology=(v5e|h100)": "needs a compiler for chips, an extra",
     r"HOST:PORT|=auto": "several hosts; two processes: tests/test_train_processes.py",
     r"ablation_world": "hours; a small study: tests/test_ablate.py",
