@@ -189,7 +189,14 @@ _HELP = ("--help", "-h")
 
 def main() -> None:
     """Entry point; exit code 2 for an unknown verb."""
-    words = sys.argv[1:]
+    try:
+        _main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # `gve | head` has read enough; nor can Python flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _main(words: list[str]) -> None:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in _HELP:
