@@ -27,8 +27,11 @@ quickstart: $(VENV)/.core
 full: $(VENV)/.core
 	$(call loop,runs/full,10000,configs/world_full.py)
 
+# A module of tests stays in one process: its fixtures are made once.
+PYTEST := -m pytest -n auto --maxprocesses=2 --dist=loadfile
+
 test: $(VENV)/.test
-	$(PY) -m pytest -m "not slow"
+	$(PY) $(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.test
 	$(PY) -m pytest -m slow

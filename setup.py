@@ -87,6 +87,7 @@ setup(
             *DASK,
             *EXPORT.values(),
             "pytest>=8.4,<10",
+            "pytest-xdist>=3.8,<4",
             "hypothesis>=6.140,<7",
             "ruff>=0.17,<0.18",
             # The witness of the parity tests; nothing outside tests imports it.

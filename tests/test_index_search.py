@@ -346,7 +346,8 @@ def verb(monkeypatch, built):
     def run(*arguments, capsys):
         with flagsaver.flagsaver():
             flags.FLAGS.set_gnu_getopt()
-            rest = flags.FLAGS(["search", f"--index={built}", *arguments])
+            given = f"--index={built}", "--checkpoint=of the fixture"
+            rest = flags.FLAGS(["search", *given, *arguments])
             search_verb.main(rest)
         return capsys.readouterr().out
 
