@@ -168,6 +168,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "data_synthesis",
             "--config=configs/synthesis.py --input=raw.jsonl --output=FOLDER",
         ),
+        "audit": Verb(
+            "measure what a captioner makes up, on renders that are known",
+            "data_synthesis.audit",
+            "--captioner=groundtruth --output=FOLDER",
+        ),
     },
     "Help": {
         "doctor": Verb(
