@@ -102,7 +102,8 @@ def _flag(call: ast.Call) -> list[Flag]:
     if not kind.startswith("DEFINE_"):
         return []
     texts = [getattr(a, "value", "") for a in call.args]
-    help = texts[3 if kind == "DEFINE_enum" else 2]
+    # A config_dict need not have any.
+    help = next(iter(texts[3 if kind == "DEFINE_enum" else 2 :]), "")
     boolean = kind.startswith("DEFINE_bool")
     return [Flag(texts[0], boolean, help if isinstance(help, str) else "")]
 
