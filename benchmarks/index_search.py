@@ -26,11 +26,11 @@ import tempfile
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable
 
 import numpy as np
 from absl import flags
 
+from benchmarks.rounds import by_numpy, rounds
 from gve_jax.contract import Contract
 from gve_jax.embed import Embedder, EmbedResult, EmbedStats
 from gve_jax.embed.flags import embedder_from_flags
@@ -79,30 +79,13 @@ def make_index(path: pathlib.Path, contract: Contract, rows: int) -> None:
         out.commit()
 
 
-def by_numpy(queries: np.ndarray, corpus: np.ndarray) -> np.ndarray:
-    scores = queries @ corpus.T
-    best = np.argpartition(scores, -_K, axis=1)[:, -_K:]
-    return -np.sort(-np.take_along_axis(scores, best, axis=1), axis=1)
-
-
-def medians(searches: dict[str, Callable], seconds: float) -> dict[str, float]:
-    times = {name: [] for name in searches}
-    start = time.perf_counter()
-    while len(times["ours"]) < 3 or time.perf_counter() - start < seconds:
-        for name, search in searches.items():
-            began = time.perf_counter()
-            search()
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(of) for name, of in times.items()}
-
-
 def compare(path: pathlib.Path, rows: int, dim: int) -> None:
     embedder = Given(dim)
     make_index(path, embedder.contract, rows)
     searcher, mapped = (Searcher(path, embedder, size) for size in (1 << 40, 0))
     # On a CPU this is the memory that ours searches.
     corpus = np.asarray(searcher.opened.corpus(EVERYTHING).vectors)[:rows]
-    others = {"numpy": lambda queries: by_numpy(queries, corpus)}
+    others = {"numpy": lambda queries: by_numpy(queries, corpus, _K)[0]}
     if importlib.util.find_spec("faiss"):
         import faiss
 
@@ -121,8 +104,10 @@ def compare(path: pathlib.Path, rows: int, dim: int) -> None:
             searches[name] = lambda v=vectors, search=search: search(v)
             best = [hits[0].score for hits in searches["ours"]()]
             np.testing.assert_allclose(best, search(vectors)[:, 0], atol=1e-5)
-        times = medians(searches, _SECONDS.value)
-        cells = ", ".join(f"{name} {1e3 * t:.1f}" for name, t in times.items())
+        times = rounds(searches, _SECONDS.value)
+        cells = ", ".join(
+            f"{name} {1e3 * statistics.median(t):.1f}" for name, t in times.items()
+        )
         print(f"{rows:>9} x {dim}, {n:>2} queries, ms: {cells}", flush=True)
 
 

@@ -2,20 +2,18 @@
 
 python -m benchmarks.top_k --corpus=10000,100000 --dims=256,2048 --queries=1,32,1000
 
-FAISS is `IndexFlatIP` of faiss-cpu, which need not be installed with the project:
-`pip install --target=FOLDER faiss-cpu`, then run with PYTHONPATH=FOLDER. NumPy is a
+FAISS is `IndexFlatIP` of faiss-cpu (extra `faiss`), which need not be there. NumPy is a
 product and argpartition. Each holds the corpus before the clock starts; a time is the
 least of its rounds, in which all take turns. A ratio above 1 says that ours is faster.
 Answers are checked to be of equal scores.
 """
 
 import importlib.util
-import time
-from collections.abc import Callable
 
 import numpy as np
 from absl import app, flags
 
+from benchmarks.rounds import by_numpy, rounds
 from gve_jax import retrieval
 
 _CORPUS = flags.DEFINE_list("corpus", ["10000", "100000"], "Numbers of rows.")
@@ -23,26 +21,6 @@ _DIMS = flags.DEFINE_list("dims", ["256", "2048"], "Numbers of dimensions.")
 _QUERIES = flags.DEFINE_list("queries", ["1", "32", "1000"], "Numbers of queries.")
 _K = flags.DEFINE_integer("k", 10, "Answers of a query.")
 _SECONDS = flags.DEFINE_float("seconds", 10, "Of rounds of each case, at least three.")
-
-
-def by_numpy(queries: np.ndarray, corpus: np.ndarray, k: int):
-    scores = queries @ corpus.T
-    best = np.argpartition(scores, -k, axis=1)[:, -k:]
-    found = np.take_along_axis(scores, best, axis=1)
-    order = np.argsort(-found, axis=1)
-    return tuple(np.take_along_axis(x, order, axis=1) for x in (found, best))
-
-
-def least(searches: dict[str, Callable], seconds: float) -> dict[str, float]:
-    """Seconds of each search in its best round."""
-    times = {name: [] for name in searches}
-    start = time.perf_counter()
-    while len(times["ours"]) < 3 or time.perf_counter() - start < seconds:
-        for name, search in searches.items():
-            began = time.perf_counter()
-            search()
-            times[name].append(time.perf_counter() - began)
-    return {name: min(of) for name, of in times.items()}
 
 
 def main(_) -> None:
@@ -73,7 +51,8 @@ def main(_) -> None:
             found = [search()[0] for search in searches.values()]
             for scores in found:  # compiled and warm from here on
                 np.testing.assert_allclose(scores, found[0], atol=1e-5)
-            times = least(searches, _SECONDS.value)
+            times = rounds(searches, _SECONDS.value)
+            times = {name: min(seconds) for name, seconds in times.items()}
             cells = [f"{name} {1e3 * t:.2f}" for name, t in times.items()]
             cells += [
                 f"{name}/ours {t / times['ours']:.2f}"

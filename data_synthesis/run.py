@@ -114,6 +114,26 @@ def mapped(
     return pipelines.Work(run.layout, keys, work)
 
 
+def grouped(
+    run: Run,
+    stage: Stage,
+    inputs: dict[str, str],
+    expand: Callable[[int], Iterator[tuple[object, object]]],
+    reduce: Callable[[object, Iterator], Iterator[tuple[int, object]]],
+    write: Callable[[Layout, Key, int, list], None],
+    beside: tuple[str, ...] = (),
+) -> pipelines.Grouped:
+    """A stage whose shards follow from all shards of others; see `pipelines.Grouped`.
+
+    `inputs`: what all of its rows follow from, by hash. `expand` takes a shard.
+    """
+    number = run.layout.shards
+    keys = (key(run, stage, inputs),) * number
+    return pipelines.Grouped(
+        run.layout, keys, tuple(range(number)), expand, reduce, write, beside
+    )
+
+
 def _map(run: Run, source: str, process, layout: Layout, key: Key, shard: int) -> None:
     context = Context(run, key, shard)
     shards.map_shard(layout, key, shard, source, lambda rows: process(rows, context))

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterator
 
 from data_synthesis import draws, pipelines, shards
-from data_synthesis.run import Run, Stage, key, whole_stage_hash
+from data_synthesis.run import Run, Stage, grouped, whole_stage_hash
 from data_synthesis.shards import Key, Layout
 from data_synthesis.tables import CorpusRow, Pair, QueryRow, Relevance, kept_pairs
 from gve_jax.types import UserError
@@ -21,10 +21,10 @@ TABLES = {"queries": QueryRow, "relevance": Relevance}  # beside `corpus` itself
 def work(run: Run) -> pipelines.Grouped:
     """All shards follow from all of `extend`."""
     inputs = {"extend": whole_stage_hash(run, "extend")}
-    return pipelines.Grouped(
-        run.layout,
-        (key(run, STAGE, inputs),) * run.layout.shards,
-        tuple(range(run.layout.shards)),
+    return grouped(
+        run,
+        STAGE,
+        inputs,
         functools.partial(_expand, run.layout),
         functools.partial(_meet, run.layout),
         _write,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from data_synthesis import pipelines, shards
 from data_synthesis.record import Group, Record, read_table
-from data_synthesis.run import Run, Stage, key, whole_stage_hash
+from data_synthesis.run import Run, Stage, grouped, whole_stage_hash
 from data_synthesis.shards import Key, Layout
 from data_synthesis.stages.links import Link
 from data_synthesis.thresholds import unfit
@@ -34,10 +34,10 @@ def work(run: Run) -> pipelines.Grouped:
     if run.config.duplicates.benchmark and not run.config.duplicates.waive:
         _refuse_hits(run)
     inputs = {stage: whole_stage_hash(run, stage) for stage in ("qc", "links")}
-    return pipelines.Grouped(
-        run.layout,
-        (key(run, STAGE, inputs),) * run.layout.shards,
-        tuple(range(run.layout.shards)),
+    return grouped(
+        run,
+        STAGE,
+        inputs,
         functools.partial(_expand, run, inputs["links"]),
         functools.partial(_meet, run.layout),
         functools.partial(_write, run),

@@ -16,7 +16,7 @@ import numpy as np
 from data_synthesis import hashes, pipelines, shards
 from data_synthesis.record import Record, read_table
 from data_synthesis.rectify import normalised
-from data_synthesis.run import Run, Stage, key, whole_stage_hash
+from data_synthesis.run import Run, Stage, grouped, whole_stage_hash
 from data_synthesis.shards import Key, Layout
 from data_synthesis.stages.benchmark import Evaluated
 
@@ -65,10 +65,10 @@ def work(run: Run) -> pipelines.Grouped:
     evaluated = bool(run.config.duplicates.benchmark)
     if evaluated:
         inputs["benchmark"] = whole_stage_hash(run, "benchmark")
-    return pipelines.Grouped(
-        run.layout,
-        (key(run, STAGE, inputs),) * run.layout.shards,
-        tuple(range(run.layout.shards)),
+    return grouped(
+        run,
+        STAGE,
+        inputs,
         functools.partial(_expand, run.layout, evaluated),
         functools.partial(_meet, run.layout, run.config.duplicates.max_distance),
         _write,

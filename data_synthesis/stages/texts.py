@@ -14,7 +14,7 @@ from typing import NamedTuple
 from data_synthesis import pipelines, shards, shingles
 from data_synthesis.record import Record, read_table
 from data_synthesis.rectify import normalised
-from data_synthesis.run import Run, Stage, key, whole_stage_hash
+from data_synthesis.run import Run, Stage, grouped, whole_stage_hash
 from data_synthesis.shards import Key, Layout
 from data_synthesis.stages.links import Link
 
@@ -34,10 +34,10 @@ class Told(NamedTuple):
 def work(run: Run) -> pipelines.Grouped:
     """All shards follow from all of `qc`."""
     inputs = {"qc": whole_stage_hash(run, "qc")}
-    return pipelines.Grouped(
-        run.layout,
-        (key(run, STAGE, inputs),) * run.layout.shards,
-        tuple(range(run.layout.shards)),
+    return grouped(
+        run,
+        STAGE,
+        inputs,
         functools.partial(_expand, run.layout),
         functools.partial(_meet, run.layout),
         _write,

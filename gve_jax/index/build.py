@@ -16,7 +16,8 @@ from absl import flags
 from gve_jax.embed import Embedder
 from gve_jax.embed.flags import embedder_from_flags, flag_values
 from gve_jax.index.flags import INDEX, arguments
-from gve_jax.index.store import DTYPES, Index, open_index, writer
+from gve_jax.index.folder import DTYPES, read_commit
+from gve_jax.index.store import writer
 from gve_jax.index.update import Update
 from gve_jax.index.walk import walk
 from gve_jax.index.windows import Windows
@@ -49,8 +50,8 @@ def main(argv: list[str]) -> None:
     found = walk(paths, INDEX.value)
     there = None
     if (pathlib.Path(INDEX.value) / "index.json").exists():
-        there = open_index(INDEX.value)
-    model = flag_values(there and there.model)
+        there = read_commit(INDEX.value)
+    model = flag_values(there and there["model"])
     # Those of this process: others may have work of their own.
     embedder = embedder_from_flags(devices=jax.local_devices(), like=model)
     dim, dtype, rule = _settings(embedder, there)
@@ -60,12 +61,12 @@ def main(argv: list[str]) -> None:
         print(update.report())
 
 
-def _settings(embedder: Embedder, there: Index | None) -> tuple[int, str, Windows]:
-    """(dim, dtype, windows) of the flags, or else of the index that is there."""
+def _settings(embedder: Embedder, there: dict | None) -> tuple[int, str, Windows]:
+    """(dim, dtype, windows) of the flags, or else of the commit that is there."""
     like = {"window": 10.0, "stride": None, "snap": True}
     dim, dtype = embedder.dim, "float32"
     if there is not None:
-        like, dim, dtype = there.settings, there.dim, there.dtype
+        like, dim, dtype = (there[key] for key in ("settings", "dim", "dtype"))
     given = {"window": _WINDOW.value, "stride": _STRIDE.value, "snap": _SNAP.value}
     like = like | {name: value for name, value in given.items() if value is not None}
     if like["stride"] is None:

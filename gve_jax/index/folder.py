@@ -78,7 +78,8 @@ def create(
     replace(path / "index.json", dump(commit))
 
 
-def read_commit(path: pathlib.Path) -> dict:
+def read_commit(path: str | os.PathLike) -> dict:
+    path = pathlib.Path(path)
     try:
         commit = json.loads((path / "index.json").read_text(encoding="utf-8"))
         version = commit["format"]

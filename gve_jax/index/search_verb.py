@@ -16,9 +16,9 @@ from absl import flags
 from gve_jax.embed.flags import embedder_from_flags
 from gve_jax.index import filters
 from gve_jax.index.flags import INDEX, arguments
+from gve_jax.index.folder import read_commit
 from gve_jax.index.page import clock, render
 from gve_jax.index.searching import Hit, Searcher, make_query
-from gve_jax.index.store import open_index
 from gve_jax.types import UserError
 
 REQUIRED = ("index",)
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
         text or _TEXT.value, *paths, _START.value, _END.value, _INSTRUCTION.value
     )
     filter = filters.parse_filter(_FILTER.value)
-    embedder = embedder_from_flags(like=open_index(INDEX.value).model)
+    embedder = embedder_from_flags(like=read_commit(INDEX.value)["model"])
     # One search is no reason to keep the vectors.
     searcher = Searcher(INDEX.value, embedder, kept_bytes=0)
     [hits] = searcher.search([query], _K.value, filter, _SPANS.value)

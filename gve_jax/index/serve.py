@@ -12,8 +12,9 @@ from absl import flags
 from gve_jax.config import default_config
 from gve_jax.embed.flags import embedder_from_flags
 from gve_jax.index.flags import INDEX, arguments
+from gve_jax.index.folder import read_commit
 from gve_jax.index.searching import Request, Searcher, make_query
-from gve_jax.index.store import local_path, open_index
+from gve_jax.index.store import local_path
 from gve_jax.progress import ProgressLine
 from gve_jax.types import UserError
 
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> None:
     config = default_config()
     # A clip comes from anybody: it is read in a process that may crash.
     config.embed.update(decode_workers=1, decode_timeout_s=30.0, decode_memory_mb=2048)
-    embedder = embedder_from_flags(config, like=open_index(INDEX.value).model)
+    embedder = embedder_from_flags(config, like=read_commit(INDEX.value)["model"])
     searcher = Searcher(INDEX.value, embedder)
     warm(searcher)
     app = make_app(searcher, _UPLOAD_MB.value * 1_000_000, (_HOST.value, *_NAMES.value))

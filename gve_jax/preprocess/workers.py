@@ -141,9 +141,9 @@ class Reader:
                 while True:
                     with lock:
                         job = next(jobs, parts)
-                    if job is parts or parts.closed:
+                    if job is parts or parts.is_closed():
                         break
-                    for part in self._parts_elsewhere(parts, job):
+                    for part in self._elsewhere(parts.is_closed, _Worker.stream, job):
                         parts.put((job, part))
             except BaseException as e:
                 parts.put(e)
@@ -168,7 +168,21 @@ class Reader:
             parts.close()
             _kill(self._workers)
 
-    def _parts_elsewhere(self, parts: "_Parts", job) -> Iterator:
+    def _read_elsewhere(self, stop: threading.Event, item: Item) -> tuple | str:
+        if not _has_media(item):
+            return self._read(item)
+        [found] = self._elsewhere(stop.is_set, _Worker.read, item)
+        if isinstance(found, Lost):
+            found = Lost(f"{item.video or item.image}: {found}")
+        return found
+
+    def _elsewhere(
+        self,
+        stopped: Callable[[], bool],
+        parts_of: Callable[["_Worker", Any], Iterator],
+        job: Any,
+    ) -> Iterator:
+        """What a process gives for a job, the last a `Lost` if it ended."""
         worker = self._idle.get()
         try:
             begun = False
@@ -178,38 +192,18 @@ class Reader:
                     worker = self._start()
                     self._workers.add(worker)
                 try:
-                    for part in worker.stream(job):
+                    for part in parts_of(worker, job):
                         begun = True
                         yield part
                     return
                 except _Ended as e:
                     self._workers.discard(worker)
                     worker = None
-                    if begun or fresh or parts.closed or not e.again:
-                        yield Lost(e)
-                        return
-        finally:
-            self._idle.put(worker)
-
-    def _read_elsewhere(self, stop: threading.Event, item: Item) -> tuple | str:
-        if not _has_media(item):
-            return self._read(item)
-        worker = self._idle.get()
-        try:
-            while True:
-                fresh = worker is None
-                if fresh:
-                    worker = self._start()
-                    self._workers.add(worker)
-                try:
-                    return worker.read(item)
-                except _Ended as e:
-                    self._workers.discard(worker)
-                    worker = None
                     # Memory that earlier items left behind is not this one's fault,
                     # nor is an end that came before it.
-                    if fresh or stop.is_set() or not e.again:
-                        return Lost(f"{item.video or item.image}: {e}")
+                    if begun or fresh or stopped() or not e.again:
+                        yield Lost(e)
+                        return
         finally:
             self._idle.put(worker)
 
@@ -221,7 +215,8 @@ class _Parts:
         self._parts: collections.deque = collections.deque()
         self._bytes = 0
         self._changed = threading.Condition()
-        self.closed = False
+        self._closed = threading.Event()
+        self.is_closed = self._closed.is_set
 
     def put(self, part) -> None:
         """Waits for room; once it is closed, parts are for nobody."""
@@ -229,7 +224,7 @@ class _Parts:
         with self._changed:
             self._changed.wait_for(
                 lambda: (
-                    self.closed
+                    self.is_closed()
                     or not self._parts
                     or (len(self._parts) < _AHEAD and self._bytes + size < _AHEAD_BYTES)
                 )
@@ -248,7 +243,7 @@ class _Parts:
 
     def close(self) -> None:
         with self._changed:
-            self.closed = True
+            self._closed.set()
             self._changed.notify_all()
 
 
@@ -298,10 +293,13 @@ class _Worker:
                 f"a process that reads media does not start ({self._end()})"
             ) from None
 
-    def read(self, item: Item) -> tuple | str:
-        """Raises _Ended if it could not be read, after which the process is gone."""
+    def read(self, item: Item) -> Iterator[tuple | str]:
+        """What is read, one part.
+
+        Raises _Ended if it could not be read, after which the process is gone.
+        """
         self._send(item)
-        return self._receive()
+        yield self._receive()
 
     def stream(self, job) -> Iterator:
         """The parts of what is read; raises as `read`."""
