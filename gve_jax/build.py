@@ -126,6 +126,18 @@ def geometry(model_config: ModelConfig) -> Geometry:
     )
 
 
+def architecture(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
+    """Of a model that starts from random weights, with the tokenizer's ids."""
+    return ModelConfig.from_config(
+        config.model,
+        tokenizer.vocab_size,
+        image_token_id=tokenizer.special("<|image_pad|>"),
+        video_token_id=tokenizer.special("<|video_pad|>"),
+        vision_start_token_id=tokenizer.special("<|vision_start|>"),
+        vision_end_token_id=tokenizer.special("<|vision_end|>"),
+    )
+
+
 def make_model(
     config: ConfigDict, tokenizer: Tokenizer, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[ModelConfig, nnx.GraphDef, nnx.State]:
@@ -155,14 +167,7 @@ def make_model(
                 f"ids, the model only {model_config.text.vocab_size}"
             )
         return model_config, abstract(model_config)[0], params
-    model_config = ModelConfig.from_config(
-        config.model,
-        tokenizer.vocab_size,
-        image_token_id=tokenizer.special("<|image_pad|>"),
-        video_token_id=tokenizer.special("<|video_pad|>"),
-        vision_start_token_id=tokenizer.special("<|vision_start|>"),
-        vision_end_token_id=tokenizer.special("<|vision_end|>"),
-    )
+    model_config = architecture(config, tokenizer)
     places = None
     if mesh is not None:
         places = sharding.shardings(abstract(model_config)[1], mesh)

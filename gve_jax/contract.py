@@ -92,6 +92,10 @@ class Contract:
     def to_json(self) -> dict:
         return dataclasses.asdict(self) | {"template_hash": self.template_hash}
 
+    def to_text(self) -> str:
+        """As contract.json has it."""
+        return json.dumps(self.to_json(), indent=1) + "\n"
+
     @classmethod
     def from_json(cls, values: dict, where: str) -> "Contract":
         """Raises UserError if a field is missing, unknown or inconsistent."""
@@ -114,8 +118,7 @@ class Contract:
 
     def save(self, path: str | os.PathLike) -> None:
         with open(path, "w", encoding="utf-8") as f:
-            json.dump(self.to_json(), f, indent=1)
-            f.write("\n")
+            f.write(self.to_text())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Contract":

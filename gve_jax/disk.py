@@ -1,21 +1,40 @@
 """Files that are there whole or not at all, and JSON lines whose last may be cut."""
 
 import json
+import os
 import pathlib
 from collections.abc import Iterable
+from typing import IO
 
 from gve_jax.types import UserError
 
 
-def replace(path: pathlib.Path, content: bytes | str | Iterable[str]) -> None:
-    """Writes all of it, text as UTF-8, or leaves what is there."""
+def replace(
+    path: pathlib.Path, content: bytes | str | Iterable[str], durable: bool = False
+) -> None:
+    """Writes all of it, text as UTF-8, or leaves what is there.
+
+    `durable`: it is on the disk when this returns, whatever becomes of the power.
+    """
     part = path.with_name(path.name + ".part")
-    if isinstance(content, bytes):
-        part.write_bytes(content)
-    else:
-        with open(part, "w", encoding="utf-8") as f:
-            f.writelines([content] if isinstance(content, str) else content)
+    mode = dict(mode="wb") if isinstance(content, bytes) else dict(encoding="utf-8")
+    with open(part, **dict(mode="w") | mode) as f:
+        f.writelines([content] if isinstance(content, bytes | str) else content)
+        if durable:
+            sync(f)
     part.replace(path)
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def sync(f: IO) -> None:
+    """Has the disk keep what was written to a file."""
+    f.flush()
+    os.fsync(f.fileno())
 
 
 def write_json(path: pathlib.Path, values: dict | list) -> None:

@@ -114,8 +114,7 @@ def _write(folder, contract, known, failures, blocks) -> None:
     replace(folder / "ids.json", json.dumps(good).encode())
     replace(folder / "items.sha256", known.digest.encode())
     # Last: its presence says that the folder is whole.
-    text = json.dumps(contract.to_json(), indent=1) + "\n"
-    replace(folder / "contract.json", text.encode())
+    replace(folder / "contract.json", contract.to_text())
 
 
 def write_array(

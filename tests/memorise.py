@@ -27,7 +27,7 @@ from data_synthesis.record import Media, Record, Source, Text
 from gve_jax import build
 from gve_jax.config import default_config
 from gve_jax.generate import chat_contract
-from gve_jax.model import ModelConfig, create, write_hf
+from gve_jax.model import create, write_hf
 from gve_jax.model.text import Cache
 from gve_jax.preprocess import Processor, Tokenizer
 from gve_jax.preprocess.tokenizer import add_specials, byte_level_bpe
@@ -142,15 +142,7 @@ def memorise(
     tokenizer = _tokenizer(texts)
     tokenizer.save(folder)
     config = _config(folder.parent / "frames")
-    cfg = ModelConfig.from_config(
-        config.model,
-        tokenizer.vocab_size,
-        image_token_id=tokenizer.special("<|image_pad|>"),
-        video_token_id=tokenizer.special("<|video_pad|>"),
-        vision_start_token_id=tokenizer.special("<|vision_start|>"),
-        vision_end_token_id=tokenizer.special("<|vision_end|>"),
-    )
-    cfg = dataclasses.replace(cfg, head=True)
+    cfg = dataclasses.replace(build.architecture(config, tokenizer), head=True)
     contract = chat_contract(build.make_contract(config, cfg))
     processor = build.make_processor(config, tokenizer, contract, cfg)
     graph, params = create(cfg, 0)

@@ -26,6 +26,7 @@ from gve_jax.embed import Embedder, embed_to_folder
 from gve_jax.train.loop import train
 from gve_jax.types import UserError
 from tests import small_uvrb, tiny
+from tests.processes import finish
 
 ROOT = pathlib.Path(__file__).parents[1]
 IN_MEMORY = pipelines.beam_options([])
@@ -277,18 +278,6 @@ def command(media, module: str, output: pathlib.Path, *more: str) -> subprocess.
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-
-
-def finish(*started: subprocess.Popen) -> list[tuple[str, str]]:
-    """What they said; all must end well."""
-    try:
-        ends = [process.communicate(timeout=300) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    for process, (_, error) in zip(started, ends, strict=True):
-        assert process.returncode == 0, error[-3000:]
-    return ends
 
 
 BULK = "data_synthesis.bulk"

@@ -26,6 +26,7 @@ from gve_jax.embed import VectorLog, log
 from gve_jax.preprocess import Lost
 from gve_jax.types import Item, UserError
 from tests import stub_encoders
+from tests.processes import finish
 from tests.test_generate import save
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -435,18 +436,6 @@ def command(*arguments, devices=1):
     )
 
 
-def finish(*started) -> list[str]:
-    """Their stdout; all must end well."""
-    try:
-        ends = [process.communicate(timeout=300) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    for process, (_, error) in zip(started, ends, strict=True):
-        assert process.returncode == 0, error[-3000:]
-    return [out for out, _ in ends]
-
-
 def test_exactly_one_encoder_is_named(world, tmp_path):
     config = f"--config=configs/uvrb_mini.py:{world}", f"--output={tmp_path}"
     process = command(*config, "--checkpoint=x", "--vectors=y")
@@ -545,7 +534,7 @@ def test_two_processes_of_four_devices_evaluate_as_one_device(world, hf, tmp_pat
         )
         for i in range(2)
     ]
-    outs = finish(*together)
+    outs = [out for out, _ in finish(*together)]
     assert "report: " in outs[0] and "report: " not in outs[1]
     # Each wrote what fell to it, and no content twice.
     segments = list((tmp_path / "two" / "embeddings").glob("*/*.vectors"))

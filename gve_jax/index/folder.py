@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gve_jax import disk
 from gve_jax.contract import Contract
 from gve_jax.types import UserError
 
@@ -69,16 +70,16 @@ def create(
     }
     with open(path / commit["embeddings"], "wb") as f:
         f.write(header(0, dim, dtype))
-        sync(f)
+        disk.sync(f)
     with open(path / commit["items"], "wb") as f:
         pq.write_table(SCHEMA.empty_table(), f)
-        sync(f)
-    text = json.dumps(contract.to_json(), indent=1) + "\n"
-    replace(path / "contract.json", text)
-    replace(path / "index.json", dump(commit))
+        disk.sync(f)
+    disk.replace(path / "contract.json", contract.to_text(), durable=True)
+    disk.replace(path / "index.json", dump(commit), durable=True)
 
 
 def read_commit(path: str | os.PathLike) -> dict:
+    """What index.json holds. Raises UserError as `store.open_index`."""
     path = pathlib.Path(path)
     try:
         commit = json.loads((path / "index.json").read_text(encoding="utf-8"))
@@ -165,25 +166,6 @@ def link(source: pathlib.Path, target: pathlib.Path) -> None:
         os.link(source, target)
     except OSError:  # not every file system can
         shutil.copyfile(source, target)
-
-
-def replace(path: pathlib.Path, text: str) -> None:
-    """As `disk.replace`, and safe from a failure of power."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as f:
-        f.write(text)
-        sync(f)
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def sync(f) -> None:
-    f.flush()
-    os.fsync(f.fileno())
 
 
 def dump(values: dict) -> str:

@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gve_jax.contract import Contract
-from gve_jax.disk import read_rows
+from gve_jax.disk import read_rows, replace, sync
 from gve_jax.index.folder import (
     DTYPES,
     HEADER,
@@ -49,8 +49,6 @@ from gve_jax.index.folder import (
     read_commit,
     read_items,
     reason,
-    replace,
-    sync,
     writing,
 )
 from gve_jax.types import UserError
@@ -364,15 +362,14 @@ class Writer:
         generation = self._commit["generation"] + 1
         items = f"data/items-{generation}.parquet"
         with writing(self.path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            sync(self._file)
             os.pwrite(self._file.fileno(), header(self.rows, self.dim, self.dtype), 0)
             os.fsync(self._file.fileno())
             with open(self.path / items, "wb") as f:
                 pq.write_table(self.items, f, compression="zstd")
                 sync(f)
             lines = (json.dumps(f._asdict()) + "\n" for f in self.failures)
-            replace(self.path / "failures.jsonl", "".join(lines))
+            replace(self.path / "failures.jsonl", lines, durable=True)
             before = self._commit
             self._commit = before | {
                 "generation": generation,
@@ -381,7 +378,7 @@ class Writer:
                 "items": items,
                 "recall": self.recall,
             }
-            replace(self.path / "index.json", dump(self._commit))
+            replace(self.path / "index.json", dump(self._commit), durable=True)
             self._publish(before)
 
     def compact(self) -> None:
